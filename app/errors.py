@@ -1,0 +1,155 @@
+"""What can go wrong, as one tree. It knows no HTTP: `app.main` maps each `code` to a status.
+
+CovidXrayError
+├── InputError                    the sender can mend it
+│   ├── MalformedRequest          malformed-request
+│   ├── PayloadTooLarge           payload-too-large
+│   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
+│   ├── UnreadableImage           unreadable-image            the right type, but broken
+│   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
+│   └── NotAChestRadiograph       not-a-chest-radiograph
+├── ReleaseError                  the operator can mend it
+│   ├── ReleaseNotFound           release-not-found
+│   └── ReleaseInvalid            release-invalid
+├── EngineError
+│   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
+│   └── InferenceFailed           inference-failed
+└── CapacityError                 time mends it
+    ├── NotReady                  not-ready
+    ├── Overloaded                overloaded                  carries `retry_after_s`
+    └── DeadlinePassed            deadline-passed
+"""
+
+from typing import ClassVar
+
+
+class CovidXrayError(Exception):
+    """Root of the tree.
+
+    Args:
+        expected: What would have been right, in words for the person who has to mend it.
+        received: What came instead. Never pixels, header values or patient data.
+    """
+
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, expected: str, received: str) -> None:
+        super().__init__(f"Expected {expected}; received {received}.")
+        self.expected = expected
+        self.received = received
+
+
+class InputError(CovidXrayError):
+    """The request or its image cannot be used as it is."""
+
+
+class MalformedRequest(InputError):
+    """The request is not of the form that the call takes."""
+
+    code = "malformed-request"
+    title = "The request is malformed"
+
+
+class PayloadTooLarge(InputError):
+    """The upload has more bytes than the service takes."""
+
+    code = "payload-too-large"
+    title = "The upload is too large"
+
+
+class UnsupportedImageType(InputError):
+    """The bytes are not of an image type that is read."""
+
+    code = "unsupported-image-type"
+    title = "The file is of a type that is not read"
+
+
+class UnreadableImage(InputError):
+    """The file is of a type that is read, but it is truncated or corrupt."""
+
+    code = "unreadable-image"
+    title = "The image cannot be read"
+
+
+class UnsupportedImage(InputError):
+    """The file is intact, but of a kind that the service does not read."""
+
+    code = "unsupported-image"
+    title = "The image is of a kind that is not supported"
+
+
+class NotAChestRadiograph(InputError):
+    """The image does not look like the frontal chest X-rays that the release was made for."""
+
+    code = "not-a-chest-radiograph"
+    title = "The image is not a frontal chest X-ray"
+
+
+class ReleaseError(CovidXrayError):
+    """A release cannot be served."""
+
+
+class ReleaseNotFound(ReleaseError):
+    """There is no release where one was looked for."""
+
+    code = "release-not-found"
+    title = "There is no such release"
+
+
+class ReleaseInvalid(ReleaseError):
+    """A release's files, manifest or answers are not what they must be."""
+
+    code = "release-invalid"
+    title = "The release is invalid"
+
+
+class EngineError(CovidXrayError):
+    """Inference is not possible."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine that was asked for is not installed."""
+
+    code = "engine-unavailable"
+    title = "The engine is not available"
+
+
+class InferenceFailed(EngineError):
+    """The engine failed on an image, or answered with something that cannot be an answer."""
+
+    code = "inference-failed"
+    title = "Inference failed"
+
+
+class CapacityError(CovidXrayError):
+    """The service cannot answer now; the same request may succeed later."""
+
+
+class NotReady(CapacityError):
+    """No release is loaded and warm, or the service is stopping."""
+
+    code = "not-ready"
+    title = "The service is not ready"
+
+
+class Overloaded(CapacityError):
+    """The queue is full.
+
+    Args:
+        retry_after_s: Seconds after which a place should be free, from measured service time.
+    """
+
+    code = "overloaded"
+    title = "The service is overloaded"
+
+    def __init__(self, expected: str, received: str, *, retry_after_s: float) -> None:
+        super().__init__(expected, received)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlinePassed(CapacityError):
+    """The request's deadline passed before its answer was ready."""
+
+    code = "deadline-passed"
+    title = "The deadline has passed"

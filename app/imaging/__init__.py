@@ -1,0 +1,21 @@
+"""From bytes to pixels: the only place where pixels are made, for the service and for training.
+
+bytes → `decode` → `Radiograph` (upright, 8-bit gray, its own size) → `to_model_input` (224×224)
+"""
+
+from app.imaging.contract import RESIZE_RULE, SIZE, Pixels, to_model_input
+from app.imaging.phantom import phantom
+from app.imaging.radiograph import ImageWarning, Radiograph
+from app.imaging.raster import Limits, decode
+
+__all__ = [
+    "RESIZE_RULE",
+    "SIZE",
+    "ImageWarning",
+    "Limits",
+    "Pixels",
+    "Radiograph",
+    "decode",
+    "phantom",
+    "to_model_input",
+]

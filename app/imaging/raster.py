@@ -1,0 +1,129 @@
+"""PNG and JPEG, in all the forms that are met, to an upright 8-bit gray radiograph."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from app.errors import UnreadableImage, UnsupportedImage, UnsupportedImageType
+from app.imaging.contract import Pixels
+from app.imaging.radiograph import ImageWarning, Radiograph
+
+_READ = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+_KNOWN_BUT_NOT_READ = {
+    b"GIF8": "a GIF",
+    b"RIFF": "a RIFF file (WebP?)",
+    b"II*\x00": "a TIFF",
+    b"MM\x00*": "a TIFF",
+    b"BM": "a BMP",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000",
+    b"<svg": "an SVG",
+}
+_DICOM_PREAMBLE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is decoded at all; checked against the file's header, before any pixel is.
+
+    Attributes:
+        max_pixels: Width times height. The largest digitised films have about 30 million.
+        min_side: Pixels of the shorter side. Below it nothing of a lung is left to see.
+    """
+
+    max_pixels: int = 64_000_000
+    min_side: int = 64
+
+
+def decode(data: bytes, limits: Limits | None = None) -> Radiograph:
+    """Read a PNG or JPEG.
+
+    Color is reduced to luma (ITU-R BT.601), transparency is laid over black, an EXIF orientation
+    is applied. 16-bit gray is scaled by the number of bits that its brightest pixel needs (at least
+    8), since a 12-bit detector's values are often stored in 16 bits unscaled; a warning says so.
+    16-bit color and 16-bit gray with alpha keep their 8 high bits. A JPEG of several pictures is
+    read as its first.
+
+    Args:
+        data: The file's bytes.
+        limits: What is decoded at all; the defaults where not given.
+
+    Raises:
+        UnsupportedImageType: The bytes begin like neither PNG nor JPEG.
+        UnreadableImage: The file is empty, truncated or corrupt.
+        UnsupportedImage: It is intact, but animated, too large or too small.
+    """
+    kind = _sniff(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check(image, limits or Limits())
+            pixels, warnings = _to_gray(ImageOps.exif_transpose(image))
+    except UnsupportedImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(limits or Limits(), "more") from error
+    except Exception as error:  # decoders raise almost anything when fed with broken bytes
+        raise UnreadableImage(f"an intact {kind} file", f"a truncated or corrupt {kind}") from error
+    return Radiograph(pixels, kind, hashlib.sha256(data).hexdigest(), warnings)
+
+
+def _sniff(data: bytes) -> str:
+    if not data:
+        raise UnreadableImage("a PNG or JPEG file", "an empty file (0 bytes)")
+    for signature, kind in _READ.items():
+        if data.startswith(signature):
+            return kind
+    raise UnsupportedImageType("a PNG or JPEG file", _describe(data))
+
+
+def _describe(data: bytes) -> str:
+    if data[_DICOM_PREAMBLE : _DICOM_PREAMBLE + 4] == b"DICM":
+        return "a DICOM file"
+    for signature, name in _KNOWN_BUT_NOT_READ.items():
+        if data.startswith(signature):
+            return name
+    return f"{len(data)} bytes of no known image type"
+
+
+def _check(image: Image.Image, limits: Limits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise _too_many_pixels(limits, f"{width} x {height}")
+    if min(width, height) < limits.min_side:
+        raise UnsupportedImage(
+            f"an image of at least {limits.min_side} x {limits.min_side} pixels",
+            f"{width} x {height}",
+        )
+    if image.format == "PNG" and getattr(image, "is_animated", False):
+        raise UnsupportedImage("a single image", "an animated PNG")
+
+
+def _too_many_pixels(limits: Limits, received: str) -> UnsupportedImage:
+    return UnsupportedImage(f"an image of at most {limits.max_pixels} pixels", received)
+
+
+def _to_gray(image: Image.Image) -> tuple[Pixels, tuple[ImageWarning, ...]]:
+    if image.mode.startswith("I"):
+        return _scale_16_bit(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    return np.asarray(image.convert("L")), ()
+
+
+def _scale_16_bit(samples: np.ndarray) -> tuple[Pixels, tuple[ImageWarning, ...]]:
+    bits = max(8, int(samples.max()).bit_length())
+    white = (1 << bits) - 1
+    pixels = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if bits == 16:  # noqa: PLR2004 -- all of the sample's bits
+        return pixels, ()
+    detail = f"A 16-bit image that uses {bits} bits only; it was scaled by these."
+    return pixels, (ImageWarning("bit-depth-inferred", detail),)

@@ -1,0 +1,199 @@
+"""The contract of a release folder: its manifest, and that its files are the ones it names."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.errors import ReleaseInvalid, ReleaseNotFound
+
+MANIFEST = "manifest.json"
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["f32", "bf16", "int8"]
+EngineName = Literal["openvino", "tensorflow"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputContract(_Model):
+    """What goes into the SavedModel's `serving_default`."""
+
+    tensor: Literal["image"] = "image"
+    dtype: Literal["uint8"] = "uint8"
+    shape: tuple[None, Literal[224], Literal[224], Literal[1]] = (None, 224, 224, 1)
+    resize: str = Field(description="Name of the rule that makes the input out of an image.")
+
+
+class Decision(_Model):
+    """When a probability is called COVID-19."""
+
+    threshold: Probability = Field(description="COVID-19 is said from this probability upwards.")
+    rule: str = Field(description="How the threshold was chosen, and on which images.")
+
+
+class Acceptance(_Model):
+    """When an image counts as a frontal chest X-ray."""
+
+    trained: bool = Field(description="False: the score is a constant 1 and refuses nothing.")
+    threshold: Probability
+    rule: str
+
+
+class Estimate(_Model):
+    """A measured value with its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Cohort(_Model):
+    """The measurements on one set of images."""
+
+    name: str
+    split: str = Field(
+        description="`test`, `validation`, or `held-out` for what training never saw."
+    )
+    images: dict[str, int] = Field(description="Number of images by label.")
+    metrics: dict[str, Estimate] = Field(description="By name, such as `auc` or `sensitivity`.")
+
+
+class Golden(_Model):
+    """The answer for `app.imaging.phantom`, by TensorFlow in f32."""
+
+    probabilities: tuple[Probability, Probability]
+    acceptance: Probability
+    heatmap_mean: Probability
+    tolerance: Annotated[float, Field(gt=0, le=0.05)]
+
+
+class Dataset(_Model):
+    """The images that a release was made from."""
+
+    fingerprint: Sha256 = Field(description="Over every used file's hash, label, cohort and split.")
+    images: dict[str, dict[str, int]] = Field(description="split → label → number of images.")
+
+
+class Training(_Model):
+    """How the release was made, and how to make it again."""
+
+    command: str
+    config: dict[str, Any]
+    seed: int
+    backbone: str
+    epochs: int
+    packages: dict[str, str]
+    python: str
+    hardware: str
+    dataset: Dataset
+
+
+class Manifest(_Model):
+    """`manifest.json` of a release."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
+    version: Annotated[int, Field(ge=1)]
+    created: datetime
+    labels: tuple[str, str] = Field(
+        description="In the order of `probabilities`; the positive first."
+    )
+    input: InputContract
+    decision: Decision
+    temperature: Annotated[float, Field(gt=0)]
+    acceptance: Acceptance
+    metrics: tuple[Cohort, ...]
+    precisions: dict[EngineName, tuple[Precision, ...]] = Field(
+        description="Those that gave the same answers on the test split."
+    )
+    golden: Golden
+    training: Training
+    files: dict[str, Sha256] = Field(description="Path inside the release → SHA-256.")
+
+    @model_validator(mode="after")
+    def _paths_stay_inside(self) -> "Manifest":
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"expected a path inside the release; received {name}")
+        if "saved_model.pb" not in self.files:
+            raise ValueError("expected saved_model.pb among the files; received none")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release folder whose files were found to be what its manifest says.
+
+    Attributes:
+        path: The folder, named by its version.
+        manifest: Its contract.
+        digest: SHA-256 of `manifest.json`, which names every other file's.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+
+def open_release(path: Path) -> Release:
+    """Read a release's manifest and verify the hash of every file.
+
+    Raises:
+        ReleaseNotFound: There is no such folder, or no manifest in it.
+        ReleaseInvalid: The manifest is malformed, or a file is missing, changed or not listed.
+    """
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ReleaseNotFound(f"a release with a {MANIFEST} at {path}", "none") from error
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "its text"
+        raise ReleaseInvalid(
+            f"a manifest of schema version 1 at {path}", f"{where}: {first['msg']}"
+        ) from error
+    if path.name != str(manifest.version):
+        raise ReleaseInvalid(
+            f"version {path.name} in the manifest at {path}", f"{manifest.version}"
+        )
+    _verify_files(path, manifest)
+    return Release(path, manifest, hashlib.sha256(text).hexdigest())
+
+
+def hash_files(path: Path) -> dict[str, str]:
+    """Hash every file of a release folder but its manifest: path inside the folder → SHA-256."""
+    return {name: _sha256(path / name) for name in sorted(_names(path))}
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
+    found = hash_files(path)
+    listed = manifest.files
+    if missing := sorted(listed.keys() - found.keys()):
+        raise ReleaseInvalid(f"every file that {path / MANIFEST} lists", f"no {missing[0]}")
+    if unlisted := sorted(found.keys() - listed.keys()):
+        raise ReleaseInvalid(f"only the files that {path / MANIFEST} lists", f"also {unlisted[0]}")
+    for name, sha256 in listed.items():
+        if found[name] != sha256:
+            raise ReleaseInvalid(f"{path / name} with SHA-256 {sha256}", found[name])
+
+
+def _names(path: Path) -> Iterator[str]:
+    for file in path.rglob("*"):
+        if file.is_file() and file != path / MANIFEST:
+            yield file.relative_to(path).as_posix()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

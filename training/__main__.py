@@ -1,0 +1,117 @@
+"""`python -m training …`: from a folder of X-rays to a release."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.errors import CovidXrayError
+from training import stages
+from training.config import load_config
+from training.model import build, set_trainable
+from training.model import summary as describe
+from training.run import Run
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Data = Annotated[Path, typer.Option(help="Folders named by label, or a folder with an index.csv.")]
+Recipe = Annotated[Path, typer.Option("--config", help="The recipe, a TOML file.")]
+Out = Annotated[Path, typer.Option(help="The store that the release is put into.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Where the run keeps its state, to go on with it; runs/<recipe> by default."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(help="imagenet, none, or a Keras weights file; the recipe's where not given."),
+]
+
+
+@app.command()
+def run(data: Data, config: Recipe, out: Out, work: Work = None, backbone: Backbone = None) -> None:
+    """Do everything: scan, fit, export, evaluate, model card. Goes on where it was stopped."""
+    this = _open(data, config, work, backbone)
+    stages.scan(this)
+    stages.fit(this)
+    stages.export(this)
+    stages.evaluate(this)
+    _publish(this, out)
+
+
+@app.command()
+def scan(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
+    """Read, deduplicate, group and split the X-rays."""
+    stages.scan(_open(data, config, work, backbone))
+
+
+@app.command()
+def fit(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
+    """Train every stage of the recipe, from where it stopped."""
+    stages.fit(_open(data, config, work, backbone))
+
+
+@app.command()
+def export(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
+    """Calibrate on the validation split and write the SavedModel."""
+    stages.export(_open(data, config, work, backbone))
+
+
+@app.command()
+def evaluate(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
+    """Measure the SavedModel on all splits, in both engines."""
+    stages.evaluate(_open(data, config, work, backbone))
+
+
+@app.command()
+def card(
+    data: Data, config: Recipe, out: Out, work: Work = None, backbone: Backbone = None
+) -> None:
+    """Write manifest and model card, and put the release into the store."""
+    _publish(_open(data, config, work, backbone), out)
+
+
+@app.command()
+def summary(config: Recipe, backbone: Backbone = None, stage: int = 1) -> None:
+    """Print the network, and each layer's index, name, output shape and whether it trains."""
+    recipe = load_config(config)
+    recipe = recipe.with_backbone(backbone or recipe.backbone)
+    if not 1 <= stage <= len(recipe.stages):
+        raise typer.BadParameter(
+            f"expected a stage from 1 to {len(recipe.stages)}; received {stage}"
+        )
+    chosen = recipe.stages[stage - 1]
+    network = build(len(recipe.data.labels), recipe.backbone, chosen.size)
+    set_trainable(network, chosen.train_from, chosen.batch_norm)
+    for line in describe(network):
+        typer.echo(line)
+
+
+def _publish(this: Run, out: Path) -> None:
+    typer.echo(f"The release is {stages.card(this, out)}")
+
+
+def _open(data: Path, config: Path, work: Path | None, backbone: str | None) -> Run:
+    recipe = load_config(config)
+    this = Run(
+        folder=work or Path("runs") / config.stem,
+        config=recipe.with_backbone(backbone or recipe.backbone),
+        recipe=config,
+        data=data,
+    )
+    this.record()
+    return this
+
+
+def main() -> None:
+    """Run the command; an error that has a sentence ends with it and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        app()
+    except CovidXrayError as error:
+        sys.exit(f"training: {error}")
+
+
+if __name__ == "__main__":
+    main()

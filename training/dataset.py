@@ -1,0 +1,291 @@
+"""A folder of X-rays → records → groups of near-duplicates → a seeded split.
+
+Every file that is not used is reported by name with its reason; none stops a run.
+"""
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+from app.errors import InputError
+from app.imaging import Pixels, decode, to_model_input
+from training.config import Data
+from training.errors import DatasetInvalid
+
+HASH_SIDE = 16  # a difference hash of 16 x 16 = 256 bits
+INDEX = "index.csv"
+SPLITS = ("train", "validation", "test", "held-out")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that may be used."""
+
+    file: str
+    label: str
+    cohort: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A file that is used: its place in the pixels' array is its place in the list of records.
+
+    Attributes:
+        file: Path inside the data folder.
+        label: One of the recipe's labels or other labels.
+        cohort: Where it comes from; empty where not known.
+        sha256: Of the model's input, so that the same picture in two file types is the same.
+        dhash: 256-bit difference hash, hexadecimal.
+        group: Number of its group of near-duplicates.
+        split: `train`, `validation`, `test`, or `held-out` for what is evaluated on its own.
+    """
+
+    file: str
+    label: str
+    cohort: str
+    sha256: str
+    dhash: str
+    group: int = -1
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that is not used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What a data folder holds.
+
+    Attributes:
+        records: In the order of `pixels`.
+        pixels: uint8 `[n, 224, 224, 1]`.
+        rejected: Files that are not used.
+    """
+
+    records: list[Record]
+    pixels: Pixels
+    rejected: list[Rejected]
+
+
+def scan(data: Path, rules: Data) -> Scan:
+    """Read every image of a folder, through the service's own decoder.
+
+    Args:
+        data: Folders named by label (with folders named by cohort in them, or not), or a folder
+            with an `index.csv` of `file,label,cohort`.
+        rules: Labels and their other names.
+
+    Raises:
+        DatasetInvalid: The folder holds no usable image, or its index lacks a column.
+    """
+    rejected: list[Rejected] = []
+    usable = []
+    for found in _candidates(data):
+        label = _canonical(found.label, rules)
+        if label is None:
+            rejected.append(
+                Rejected(found.file, f"label {found.label!r} is not one of the recipe's")
+            )
+        else:
+            usable.append(replace(found, label=label))
+    records, images = [], []
+    for found, outcome in zip(usable, _read_all(data, usable), strict=True):
+        if isinstance(outcome, str):
+            rejected.append(Rejected(found.file, outcome))
+        else:
+            records.append(_record(found, outcome))
+            images.append(outcome)
+    records, images = _without_copies(records, images, rejected)
+    if not records:
+        raise DatasetInvalid(
+            f"X-rays of {', '.join(rules.labels)} in {data}", "none that is usable"
+        )
+    return Scan(records, np.stack(images), rejected)
+
+
+def group(records: Sequence[Record], bits: int) -> list[Record]:
+    """Number the groups of near-duplicates: chains of images within `bits` of each other's hash."""
+    hashes = np.array([_words(record.dhash) for record in records])  # [n, 4] uint64
+    pairs = [
+        (first, second)
+        for first in range(len(hashes))
+        for second in first + 1 + np.flatnonzero(_distances(hashes, first) <= bits)
+    ]
+    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(hashes), len(hashes)))
+    numbers = connected_components(graph, directed=False)[1]
+    return [replace(r, group=int(number)) for r, number in zip(records, numbers, strict=True)]
+
+
+def split(records: Sequence[Record], rules: Data, seed: int) -> list[Record]:
+    """Give every record its split: stratified by label and cohort, no group in two splits.
+
+    A held-out record whose group also holds a record to learn from is still held out: it is never
+    trained on.
+
+    Raises:
+        DatasetInvalid: A label has fewer groups than the recipe has folds.
+    """
+    pool = [i for i, record in enumerate(records) if _learnable(record, rules)]
+    _check_pool([records[i] for i in pool], rules)
+    strata = [f"{records[i].label}/{records[i].cohort}" for i in pool]
+    groups = [records[i].group for i in pool]
+    folds = StratifiedGroupKFold(rules.folds, shuffle=True, random_state=seed)
+    parts = [part for _, part in folds.split(pool, strata, groups)]
+    names = dict.fromkeys(range(len(records)), "held-out") | dict.fromkeys(pool, "train")
+    for name, part in zip(("test", "validation"), parts, strict=False):
+        names.update({pool[int(i)]: name for i in part})
+    return [replace(record, split=names[i]) for i, record in enumerate(records)]
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """Hash what a release is made from: each record's pixels, label, cohort and split."""
+    lines = sorted(f"{r.sha256},{r.label},{r.cohort},{r.split}" for r in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def counts(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+    """Count the images: split → label → number."""
+    table: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        table[record.split][record.label] += 1
+    return {name: dict(sorted(table[name].items())) for name in SPLITS if name in table}
+
+
+def write_csv(path: Path, rows: Sequence[Record] | Sequence[Rejected], kind: type) -> None:
+    """Write records or rejected files, a row each."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(kind)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read what `write_csv` wrote."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    return [Record(**{**row, "group": int(row["group"])}) for row in rows]
+
+
+def _candidates(data: Path) -> Iterator[Candidate]:
+    if (data / INDEX).is_file():
+        yield from _indexed(data / INDEX)
+    elif data.is_dir():
+        yield from _by_folder(data)
+    else:
+        raise DatasetInvalid(f"a folder of X-rays at {data}", "no such folder")
+
+
+def _indexed(index: Path) -> Iterator[Candidate]:
+    with index.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = reader.fieldnames or ()
+        if not {"file", "label"} <= set(columns):
+            raise DatasetInvalid(
+                f"columns file,label,cohort in {index}", ",".join(columns) or "none"
+            )
+        for row in reader:
+            yield Candidate(row["file"] or "", row["label"] or "", row.get("cohort") or "")
+
+
+def _by_folder(data: Path) -> Iterator[Candidate]:
+    for file in sorted(data.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(data)
+            label = name.parts[0] if len(name.parts) > 1 else ""
+            yield Candidate(name.as_posix(), label, "/".join(name.parts[1:-1]))
+
+
+def _canonical(label: str, rules: Data) -> str | None:
+    known = {name.casefold(): name for name in (*rules.labels, *rules.other_labels)}
+    known |= {other.casefold(): name for other, name in rules.aliases.items()}
+    return known.get(label.strip().casefold())
+
+
+def _read_all(data: Path, files: Sequence[Candidate]) -> Iterator[Pixels | str]:
+    read: Callable[[Candidate], Pixels | str] = lambda found: _read(data, found.file)  # noqa: E731
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        yield from track(pool.map(read, files), "Reading X-rays", total=len(files))
+
+
+def _read(data: Path, file: str) -> Pixels | str:
+    try:
+        return to_model_input(decode((data / file).read_bytes()).pixels)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or "cannot be opened"
+
+
+def _record(found: Candidate, pixels: Pixels) -> Record:
+    picture = Image.fromarray(pixels[..., 0])
+    return Record(
+        **asdict(found),
+        sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        dhash=str(imagehash.dhash(picture, HASH_SIDE)),
+    )
+
+
+def _without_copies(
+    records: list[Record], images: list[Pixels], rejected: list[Rejected]
+) -> tuple[list[Record], list[Pixels]]:
+    """Keep the first of the same pixels; where their labels differ, none is right: keep none."""
+    first: dict[str, Record] = {}
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        first.setdefault(record.sha256, record)
+        labels[record.sha256].add(record.label)
+    kept = []
+    for place, record in enumerate(records):
+        original = first[record.sha256]
+        if len(labels[record.sha256]) > 1:
+            both = " and ".join(sorted(labels[record.sha256]))
+            rejected.append(Rejected(record.file, f"the same pixels are labelled {both}"))
+        elif record is original:
+            kept.append(place)
+        else:
+            rejected.append(Rejected(record.file, f"a copy of {original.file}"))
+    return [records[i] for i in kept], [images[i] for i in kept]
+
+
+def _words(dhash: str) -> NDArray[np.uint64]:
+    return np.frombuffer(bytes.fromhex(dhash), dtype=np.uint64)
+
+
+def _distances(hashes: NDArray[np.uint64], first: int) -> NDArray[np.int64]:
+    """Hamming distances of one hash to all behind it."""
+    different = np.bitwise_count(hashes[first + 1 :] ^ hashes[first])
+    distances: NDArray[np.int64] = different.sum(axis=1, dtype=np.int64)
+    return distances
+
+
+def _learnable(record: Record, rules: Data) -> bool:
+    return record.label in rules.labels and (not rules.cohorts or record.cohort in rules.cohorts)
+
+
+def _check_pool(pool: Sequence[Record], rules: Data) -> None:
+    for label in rules.labels:
+        groups = len({record.group for record in pool if record.label == label})
+        if groups < rules.folds:
+            raise DatasetInvalid(
+                f"at least {rules.folds} different X-rays of {label} to split", str(groups)
+            )

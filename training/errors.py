@@ -1,0 +1,31 @@
+"""What can end the training program, each with one sentence for the person at the terminal.
+
+CovidXrayError
+└── TrainingError
+    ├── ConfigInvalid         the recipe's file cannot be used
+    ├── DatasetInvalid        the images cannot be used for this recipe
+    ├── BackboneUnavailable   the backbone's weights cannot be had
+    └── RunMismatch           the work folder holds another run, or not yet what is needed
+"""
+
+from app.errors import CovidXrayError
+
+
+class TrainingError(CovidXrayError):
+    """Root of the training program's errors."""
+
+
+class ConfigInvalid(TrainingError):
+    """The recipe's file is missing, is no TOML, or says something that cannot be."""
+
+
+class DatasetInvalid(TrainingError):
+    """There are no images, or too few of a label for this recipe."""
+
+
+class BackboneUnavailable(TrainingError):
+    """The backbone's weights cannot be downloaded or read."""
+
+
+class RunMismatch(TrainingError):
+    """The work folder belongs to another run, or an earlier stage has not run in it."""

@@ -1,0 +1,155 @@
+"""The trained network → one SavedModel that holds everything between pixels and answer."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from app.imaging import SIZE, Pixels
+from training.config import Config
+from training.model import BACKBONE_LAYERS, build
+from training.pipeline import to_network_input
+
+Scores = NDArray[np.float64]
+
+
+class ReleaseGraph:
+    """The signature of a release, `serve`, and the `logits` that it is calibrated by.
+
+    Kernels are float16 constants that the graph casts to float32: half the file, and an engine
+    folds the casts when it loads. Biases and batch normalisation stay in float32; a variance may
+    be larger than float16 can hold.
+
+    Args:
+        model: The network, built in float32.
+        temperature: What the logits are divided by (Guo et al., ICML 2017).
+    """
+
+    def __init__(self, model: keras.Model, temperature: float) -> None:
+        # [n, h, w, 3] -> [n, 7, 7, 2048] at conv5_block3_out, the backbone's last layer
+        self._backbone = keras.Model(model.input, model.layers[BACKBONE_LAYERS - 1].output)
+        self._weights = [_constant(v) for v in self._backbone.trainable_variables]
+        self._statistics = [_constant(v) for v in self._backbone.non_trainable_variables]
+        self._head = [
+            (_constant(layer.kernel), _constant(layer.bias))
+            for layer in model.layers[BACKBONE_LAYERS + 1 :]
+        ]
+        self._temperature = tf.constant(temperature, tf.float32)
+        image = tf.TensorSpec([None, SIZE, SIZE, 1], tf.uint8, name="image")
+        self.serve = tf.function(self._serve, input_signature=[image])
+        self.logits = tf.function(self._logits, input_signature=[image])
+
+    def _serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """uint8 `[n, 224, 224, 1]` → probabilities, heatmap and acceptance."""
+        maps = self._maps(image)  # [n, 7, 7, 2048]
+        logits, gradient = self._logits_and_gradient(tf.reduce_mean(maps, axis=(1, 2)))
+        return {
+            "probabilities": tf.nn.softmax(logits / self._temperature),
+            "heatmap": _grad_cam(maps, gradient),
+            "acceptance": tf.ones_like(logits[:, 0]),
+        }
+
+    def _logits(self, image: tf.Tensor) -> tf.Tensor:
+        """uint8 `[n, 224, 224, 1]` → logits `[n, 2]`, before the temperature."""
+        return self._logits_and_gradient(tf.reduce_mean(self._maps(image), axis=(1, 2)))[0]
+
+    def _maps(self, image: tf.Tensor) -> tf.Tensor:
+        weights = [tf.cast(w, tf.float32) for w in self._weights]
+        outputs, _ = self._backbone.stateless_call(
+            weights, self._statistics, to_network_input(image), training=False
+        )
+        return outputs
+
+    def _logits_and_gradient(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits `[n, 2]`, and the gradient `[n, 2048]` of their difference by the features.
+
+        The head is piecewise linear: backwards, it is its kernels and the ReLUs' masks.
+        """
+        kernels = [tf.cast(kernel, tf.float32) for kernel, _ in self._head]
+        hidden, masks = features, []
+        for kernel, (_, bias) in zip(kernels[:-1], self._head[:-1], strict=True):
+            before = hidden @ kernel + bias
+            masks.append(tf.cast(before > 0, tf.float32))
+            hidden = tf.nn.relu(before)
+        logits = hidden @ kernels[-1] + self._head[-1][1]
+        gradient = (kernels[-1][:, 0] - kernels[-1][:, 1])[:, tf.newaxis]  # [512, 1]
+        for kernel, mask in zip(reversed(kernels[:-1]), reversed(masks), strict=True):
+            # The kernel stands on the left: OpenVINO 2026.4 gives wrong products where one square
+            # constant is the right-hand side both as it is and transposed.
+            gradient = kernel @ (gradient * tf.transpose(mask))  # [units before, n]
+        return logits, tf.transpose(gradient)
+
+
+def load_network(weights: Path, config: Config) -> keras.Model:
+    """Build the trained network in float32, whatever it was trained in."""
+    keras.mixed_precision.set_global_policy("float32")
+    model = build(len(config.data.labels), "none", SIZE)
+    model.load_weights(weights)
+    return model
+
+
+def save(graph: ReleaseGraph, path: Path) -> None:
+    """Write the SavedModel."""
+    signature = graph.serve.get_concrete_function()
+    # A bare module: the network's own variables stay out of the file.
+    tf.saved_model.save(tf.Module(), str(path), {"serving_default": signature})
+
+
+def all_logits(graph: ReleaseGraph, pixels: Pixels, batch: int = 32) -> Scores:
+    """Logits float64 `[n, 2]` of uint8 `[n, 224, 224, 1]`."""
+    parts = [graph.logits(pixels[i : i + batch]).numpy() for i in range(0, len(pixels), batch)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def fit_temperature(logits: Scores, positive: NDArray[np.bool_]) -> float:
+    """Find the temperature of the least cross-entropy (Guo et al., ICML 2017).
+
+    Args:
+        logits: `[n, 2]`, the positive label first.
+        positive: `[n]`.
+
+    Returns:
+        Between 0.05 and 20.
+    """
+    margin = np.where(positive, 1, -1) * (logits[:, 0] - logits[:, 1])
+
+    def cross_entropy(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -margin / np.exp(log_temperature)).mean())
+
+    found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: float) -> float:
+    """Find the threshold of the best specificity among those of at least a sensitivity.
+
+    That is the highest one that still calls enough positives. It is laid halfway to the next lower
+    score, so that no image sits on it.
+
+    Args:
+        scores: Probability of the positive label `[n]`.
+        positive: `[n]`, at least one of them True.
+        sensitivity: The least share of positives at or above the threshold.
+    """
+    called = np.sort(scores[positive])[::-1]
+    lowest = called[int(np.ceil(sensitivity * len(called))) - 1]
+    below = scores[scores < lowest]
+    return float((lowest + (below.max() if len(below) else 0.0)) / 2)
+
+
+def _constant(variable: keras.Variable) -> tf.Tensor:
+    value = variable.numpy()
+    kernel = value.ndim > 1
+    return tf.constant(value.astype(np.float16 if kernel else np.float32))
+
+
+def _grad_cam(maps: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    """Grad-CAM (Selvaraju et al., ICCV 2017), `[n, 7, 7]`, each image's maximum at 1.
+
+    All zero where nothing speaks for the positive label.
+    """
+    heat = tf.nn.relu(tf.einsum("nhwc,nc->nhw", maps, gradient))
+    return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))

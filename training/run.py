@@ -1,0 +1,146 @@
+"""A run: one work folder in which the stages leave what the next ones need.
+
+run.json        the recipe, the data folder, the versions: what the run is
+dataset.csv     every used file with its group and split
+rejected.csv    every file that is not used, with the reason
+pixels.npy      uint8 `[n, 224, 224, 1]`, in the order of dataset.csv
+fit/            see `training.fit`
+"""
+
+import json
+import logging
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging import Pixels
+from training import dataset
+from training.config import Config
+from training.dataset import Record, Rejected
+from training.errors import RunMismatch
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("tensorflow", "keras", "openvino", "numpy", "pillow", "scikit-learn", "imagehash")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A work folder and what it is for.
+
+    Attributes:
+        folder: The work folder.
+        config: The recipe, with its backbone.
+        recipe: The recipe's file.
+        data: The data folder.
+    """
+
+    folder: Path
+    config: Config
+    recipe: Path
+    data: Path
+
+    @property
+    def command(self) -> str:
+        """The command that makes the same release out of the same data."""
+        return (
+            f"python -m training run --data DIR --config {self.recipe} "
+            f"--backbone {self.config.backbone} --out model_store"
+        )
+
+    def record(self) -> None:
+        """Write `run.json`, or compare with the one that is there.
+
+        Raises:
+            RunMismatch: The folder holds a run of another recipe or other data.
+        """
+        file = self.folder / "run.json"
+        mine = {"config": self.config.model_dump(mode="json"), "data": str(self.data)}
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(mine | environment(), indent=2))
+            return
+        theirs = json.loads(file.read_text())
+        for key, value in mine.items():
+            if theirs[key] != value:
+                raise RunMismatch(
+                    f"a run with the same {key} in {self.folder} (or give another --work)",
+                    f"another {key}",
+                )
+
+    def scan(self) -> None:
+        """Read, deduplicate, group and split the data, once."""
+        if (self.folder / "dataset.csv").exists():
+            return
+        found = dataset.scan(self.data, self.config.data)
+        records = dataset.group(found.records, self.config.data.duplicate_bits)
+        records = dataset.split(records, self.config.data, self.config.seed)
+        np.save(self.folder / "pixels.npy", found.pixels)
+        dataset.write_csv(self.folder / "rejected.csv", found.rejected, Rejected)
+        report(records, found.rejected)
+        dataset.write_csv(self.folder / "dataset.csv", records, Record)
+
+    def records(self) -> list[Record]:
+        """The scanned images, in the order of `pixels`."""
+        return dataset.read_records(self.need("dataset.csv", "scan"))
+
+    def pixels(self) -> Pixels:
+        """uint8 `[n, 224, 224, 1]`, mapped from the disk."""
+        pixels: Pixels = np.load(self.need("pixels.npy", "scan"), mmap_mode="r")
+        return pixels
+
+    def targets(self, records: Sequence[Record]) -> NDArray[np.float32]:
+        """One-hot float32 `[n, labels]`."""
+        labels = self.config.data.labels
+        codes = [labels.index(record.label) for record in records]
+        return np.eye(len(labels), dtype=np.float32)[codes]
+
+    def need(self, name: str, stage: str) -> Path:
+        """Give the path of what an earlier stage left.
+
+        Raises:
+            RunMismatch: That stage has not run in this folder.
+        """
+        path = self.folder / name
+        if not path.exists():
+            raise RunMismatch(f"{path}, which `python -m training {stage}` makes", "none")
+        return path
+
+
+def environment() -> dict[str, Any]:
+    """Name what a result depends on besides recipe and data."""
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "hardware": f"{platform.machine()}, {_processor()}",
+    }
+
+
+def places(records: Sequence[Record], name: str) -> NDArray[np.int64]:
+    """Where the records of a split are, int64 `[k]`."""
+    return np.flatnonzero([record.split == name for record in records])
+
+
+def report(records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
+    """Say what was found, and name every file that is not used."""
+    for file in rejected:
+        log.warning("not used: %s: %s", file.file, file.reason)
+    log.info("%d X-rays used, %d files not", len(records), len(rejected))
+    sizes = Counter(Counter(record.group for record in records).values())
+    log.info("groups of near-duplicates: %d", sum(n for size, n in sizes.items() if size > 1))
+    for name, labels in dataset.counts(records).items():
+        log.info("%s: %s", name, ", ".join(f"{n} {label}" for label, n in labels.items()))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()

@@ -1,0 +1,132 @@
+"""The stages of a run, from a folder of X-rays to a release in the store.
+
+Each reads what the ones before it left in the run's work folder, and does nothing twice.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from app.engines import Engine, create_engine
+from app.imaging import Pixels, phantom
+from app.release import Decision, EngineName, Golden
+from training import evaluate as measures
+from training import export as exporting
+from training import fit as fitting
+from training import plots, publish
+from training.dataset import Record
+from training.evaluate import Measured
+from training.fit import Examples, History
+from training.run import Run, places
+
+GOLDEN_TOLERANCE = 0.01
+RULE = (
+    "the best specificity among thresholds of at least {sensitivity} sensitivity on the "
+    "validation split ({images} images)"
+)
+
+
+def scan(run: Run) -> None:
+    """Read, deduplicate, group and split the X-rays."""
+    run.scan()
+
+
+def fit(run: Run) -> None:
+    """Train the network, stage after stage of the recipe."""
+    train, validation = (_examples(run, name) for name in ("train", "validation"))
+    fitting.fit(run.folder / "fit", run.config, train, validation)
+
+
+def export(run: Run) -> None:
+    """Calibrate on the validation split and write the SavedModel."""
+    weights = run.need(f"fit/{fitting.stage_folder(run.config, -1)}/{fitting.FINAL}", "fit")
+    if (run.folder / "calibration.json").exists():
+        return
+    network = exporting.load_network(weights, run.config)
+    validation = _examples(run, "validation")
+    positive = validation.targets[:, 0] == 1
+    logits = exporting.all_logits(exporting.ReleaseGraph(network, 1.0), validation.inputs)
+    temperature = exporting.fit_temperature(logits, positive)
+    scores = 1 / (1 + np.exp((logits[:, 1] - logits[:, 0]) / temperature))
+    threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
+    shutil.rmtree(run.folder / "release", ignore_errors=True)
+    exporting.save(exporting.ReleaseGraph(network, temperature), run.folder / "release")
+    rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
+    decision = Decision(threshold=threshold, rule=rule)
+    _write_json(
+        run.folder / "calibration.json",
+        {"temperature": temperature, "decision": decision.model_dump()},
+    )
+
+
+def evaluate(run: Run) -> None:
+    """Measure the exported file in both engines, and draw the plots."""
+    run.need("calibration.json", "export")
+    if (run.folder / "evaluation.json").exists():
+        return
+    decision = Decision(**json.loads((run.folder / "calibration.json").read_text())["decision"])
+    reference = create_engine(run.folder / "release", "tensorflow")
+    measured = _measure(run, reference, ("validation", "test", "held-out"))
+    test = measured.where(lambda record: record.split == "test")
+    other = _measure(run, create_engine(run.folder / "release", "openvino"), ("test",))
+    others: dict[EngineName, Measured] = {"openvino": other}
+    golden = _golden(reference)
+    results = publish.Results(
+        metrics=measures.cohorts(measured, decision, run.config.seed),
+        precisions=measures.precisions(test, others, decision.threshold),
+        agreement={"openvino f32": measures.agreement(test, other, decision.threshold)[1]},
+        golden=golden,
+    )
+    _draw(run, test, decision, results)
+    measures.write_predictions(run.folder / "release" / "evaluation" / "predictions.csv", measured)
+    _write_json(run.folder / "evaluation.json", results.model_dump(mode="json"))
+
+
+def card(run: Run, out: Path) -> Path:
+    """Write manifest and model card, and put the release into the store."""
+    results = json.loads(run.need("evaluation.json", "evaluate").read_text())
+    calibration = json.loads((run.folder / "calibration.json").read_text())
+    return publish.publish(run, out, calibration, publish.Results(**results))
+
+
+def _examples(run: Run, split: str) -> Examples:
+    records = run.records()
+    chosen = places(records, split)
+    return Examples(run.pixels()[chosen], run.targets([records[i] for i in chosen]))
+
+
+def _measure(run: Run, engine: Engine, splits: tuple[str, ...]) -> Measured:
+    everything = run.records()
+    chosen = [i for i, record in enumerate(everything) if record.split in splits]
+    pixels: Pixels = run.pixels()[chosen]
+    records: list[Record] = [everything[i] for i in chosen]
+    return measures.measure(engine, pixels, records, run.config.data.labels[0])
+
+
+def _golden(engine: Engine) -> Golden:
+    answer = engine.predict(phantom()[np.newaxis])
+    first, second = (float(p) for p in answer.probabilities[0])
+    return Golden(
+        probabilities=(first, second),
+        acceptance=float(answer.acceptance[0]),
+        heatmap_mean=float(answer.heatmap.mean()),
+        tolerance=GOLDEN_TOLERANCE,
+    )
+
+
+def _draw(run: Run, test: Measured, decision: Decision, results: publish.Results) -> None:
+    folder = run.folder / "release" / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    labels, threshold = run.config.data.labels, decision.threshold
+    auc = next(c for c in results.metrics if (c.name, c.split) == ("all", "test")).metrics["auc"]
+    plots.roc(test, auc.value, threshold, folder / "roc.png")
+    plots.confusion(test, labels, threshold, folder / "confusion.png")
+    plots.reliability(test, labels[0], folder / "reliability.png")
+    histories: dict[str, History] = fitting.histories(run.folder / "fit", run.config)
+    plots.training_curves(histories, folder / "training.png")
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
