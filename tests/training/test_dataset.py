@@ -1,0 +1,161 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.imaging import decode, to_model_input
+from training import dataset
+from training.config import Data
+from training.dataset import Record, Rejected
+from training.errors import DatasetInvalid
+
+RULES = Data(folds=4)
+
+
+def reasons(scan: dataset.Scan) -> dict[str, str]:
+    return {file.file: file.reason for file in scan.rejected}
+
+
+def test_training_pixels_are_the_services_pixels(data: Path) -> None:
+    scan = dataset.scan(data, RULES)
+    for record, pixels in zip(scan.records, scan.pixels, strict=True):
+        served = to_model_input(decode((data / record.file).read_bytes()).pixels)
+        assert np.array_equal(pixels, served)
+
+
+def test_files_that_cannot_be_used_are_reported_by_name_and_stop_nothing(data: Path) -> None:
+    (data / "Normal" / "empty.png").write_bytes(b"")
+    (data / "Normal" / "notes.txt").write_text("not an image")
+    whole = (data / "Normal" / "00.png").read_bytes()
+    (data / "Normal" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (data / "Martian").mkdir()
+    (data / "Martian" / "x.png").write_bytes(whole)
+    (data / "loose.png").write_bytes(whole)
+    scan = dataset.scan(data, RULES)
+    assert len(scan.records) == 32
+    found = reasons(scan)
+    assert set(found) == {
+        "Normal/empty.png",
+        "Normal/notes.txt",
+        "Normal/cut.png",
+        "Martian/x.png",
+        "loose.png",
+    }
+    assert "empty" in found["Normal/empty.png"]
+    assert "Martian" in found["Martian/x.png"]
+
+
+def test_an_index_names_labels_cohorts_and_missing_files(data: Path) -> None:
+    (data / "index.csv").write_text(
+        "file,label,cohort\nCOVID-19/00.png,covid,a\nNormal/00.png,Normal,b\nNormal/gone.png,Normal,b\n"
+    )
+    scan = dataset.scan(data, Data(aliases={"COVID": "COVID-19"}))
+    assert [(r.file, r.label, r.cohort) for r in scan.records] == [
+        ("COVID-19/00.png", "COVID-19", "a"),
+        ("Normal/00.png", "Normal", "b"),
+    ]
+    assert reasons(scan) == {"Normal/gone.png": "No such file or directory"}
+
+
+def test_an_index_without_its_columns_is_refused(data: Path) -> None:
+    (data / "index.csv").write_text("path,class\nx,y\n")
+    with pytest.raises(DatasetInvalid, match="path,class"):
+        dataset.scan(data, RULES)
+
+
+def test_a_folder_in_a_labels_folder_is_a_cohort(data: Path) -> None:
+    (data / "Normal" / "north").mkdir()
+    shutil.move(data / "Normal" / "00.png", data / "Normal" / "north" / "00.png")
+    cohorts = {r.file: r.cohort for r in dataset.scan(data, RULES).records}
+    assert cohorts["Normal/north/00.png"] == "north"
+    assert cohorts["Normal/01.png"] == ""
+
+
+def test_of_the_same_pixels_the_first_is_used(data: Path) -> None:
+    picture = Image.open(data / "Normal" / "03.png")
+    picture.save(data / "Normal" / "copy.png", compress_level=0)
+    assert reasons(dataset.scan(data, RULES)) == {"Normal/copy.png": "a copy of Normal/03.png"}
+
+
+def test_of_the_same_pixels_under_two_labels_none_is_used(data: Path) -> None:
+    shutil.copy(data / "Normal" / "03.png", data / "COVID-19" / "other.png")
+    scan = dataset.scan(data, RULES)
+    assert set(reasons(scan)) == {"Normal/03.png", "COVID-19/other.png"}
+    assert len(scan.records) == 31
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetInvalid, match="none that is usable"):
+        dataset.scan(tmp_path, RULES)
+    with pytest.raises(DatasetInvalid, match="no such folder"):
+        dataset.scan(tmp_path / "gone", RULES)
+
+
+def record(
+    number: int, label: str = "Normal", dhash: int | None = None, cohort: str = ""
+) -> Record:
+    # Places far apart in the hash: numbers differ in more bits than a group allows.
+    bits = dhash if dhash is not None else ((1 << 12) - 1) << (12 * (number % 20)) | number << 245
+    return Record(f"{number}.png", label, cohort, f"{number:064x}", f"{bits:064x}")
+
+
+def test_near_duplicates_are_one_group_by_chains() -> None:
+    near = [record(i, dhash=(1 << bits) - 1) for i, bits in enumerate((0, 10, 20, 31))]
+    groups = [r.group for r in dataset.group(near, bits=10)]
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_no_group_crosses_a_split_and_each_split_has_the_labels_shares() -> None:
+    records = [record(i, label) for i, label in enumerate(["COVID-19", "Normal"] * 100)]
+    # Every fifth image is a near-duplicate of the one before it but one (the same label).
+    for i in range(2, 200, 5):
+        records[i] = record(i, records[i].label, dhash=int(records[i - 2].dhash, 16) ^ 1)
+    split = dataset.split(dataset.group(records, 10), Data(folds=5), seed=1)
+    homes: dict[int, set[str]] = {}
+    for r in split:
+        homes.setdefault(r.group, set()).add(r.split)
+    assert all(len(names) == 1 for names in homes.values())
+    counts = dataset.counts(split)
+    for name, share in (("test", 20), ("validation", 20), ("train", 60)):
+        assert all(abs(counts[name][label] - share) <= 3 for label in ("COVID-19", "Normal"))
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
+    records = dataset.group(
+        [record(i, lab) for i, lab in enumerate(["COVID-19", "Normal"] * 30)], 10
+    )
+    first = dataset.split(records, RULES, seed=1)
+    assert first == dataset.split(records, RULES, seed=1)
+    assert first != dataset.split(records, RULES, seed=2)
+
+
+def test_other_cohorts_and_other_labels_are_held_out() -> None:
+    records = [record(i, lab, cohort="a") for i, lab in enumerate(["COVID-19", "Normal"] * 8)]
+    records += [record(20, "Normal", cohort="b"), record(21, "Pneumonia", cohort="a")]
+    rules = Data(folds=4, cohorts=("a",), other_labels=("Pneumonia",))
+    split = dataset.split(dataset.group(records, 0), rules, seed=0)
+    assert [r.file for r in split if r.split == "held-out"] == ["20.png", "21.png"]
+
+
+def test_too_few_images_of_a_label_are_refused_by_number() -> None:
+    records = [record(i, "COVID-19" if i < 2 else "Normal") for i in range(12)]
+    with pytest.raises(DatasetInvalid, match=r"at least 4 .* COVID-19 .* received 2"):
+        dataset.split(dataset.group(records, 0), RULES, seed=0)
+
+
+def test_records_survive_their_csv(tmp_path: Path) -> None:
+    records = [Record("a,b.png", "Normal", 'the "north"', "0" * 64, "f" * 64, 3, "train")]
+    dataset.write_csv(tmp_path / "x.csv", records, Record)
+    assert dataset.read_records(tmp_path / "x.csv") == records
+    dataset.write_csv(tmp_path / "y.csv", [Rejected("a", "b")], Rejected)
+    assert (tmp_path / "y.csv").read_text().splitlines() == ["file,reason", "a,b"]
+
+
+def test_the_fingerprint_changes_with_pixels_labels_and_splits_only() -> None:
+    base = Record("a.png", "Normal", "c", "0" * 64, "0" * 64, 0, "train")
+    moved = Record("b.png", "Normal", "c", "0" * 64, "1" * 64, 5, "train")
+    tested = Record("a.png", "Normal", "c", "0" * 64, "0" * 64, 0, "test")
+    assert dataset.fingerprint([base]) == dataset.fingerprint([moved])
+    assert dataset.fingerprint([base]) != dataset.fingerprint([tested])
