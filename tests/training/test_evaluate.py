@@ -1,0 +1,116 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.release import Decision
+from tests.fakes import FakeEngine
+from training import evaluate
+from training.dataset import Record
+from training.evaluate import Measured
+
+
+def measured(scores: list[float], positive: list[int], split: str = "test") -> Measured:
+    records = [
+        Record(f"{i}.png", "COVID-19" if p else "Normal", "c", "0", "0", i, split)
+        for i, p in enumerate(positive)
+    ]
+    return Measured(records, np.array(scores), np.array(positive, bool))
+
+
+def test_the_measures_have_their_textbook_values() -> None:
+    found = evaluate.estimates(
+        measured([0.9, 0.8, 0.3, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0]), threshold=0.5, seed=0
+    )
+    values = {name: estimate.value for name, estimate in found.items()}
+    assert values["auc"] == pytest.approx(8 / 9)
+    assert values["accuracy"] == pytest.approx(4 / 6)
+    assert values["sensitivity"] == pytest.approx(2 / 3)
+    assert values["specificity"] == pytest.approx(2 / 3)
+    assert values["brier"] == pytest.approx((0.01 + 0.04 + 0.49 + 0.36 + 0.04 + 0.01) / 6)
+    for estimate in found.values():
+        assert estimate.low <= estimate.value <= estimate.high or estimate.low <= estimate.high
+
+
+def test_calibration_error_is_the_mean_gap_weighted_by_bins() -> None:
+    scores = np.array([0.15] * 10 + [0.85] * 10)
+    positive = np.array([1] * 1 + [0] * 9 + [1] * 7 + [0] * 3, bool)
+    wanted = 0.5 * abs(0.15 - 0.1) + 0.5 * abs(0.85 - 0.7)
+    assert evaluate.expected_calibration_error(scores, positive) == pytest.approx(wanted)
+    certain = evaluate.expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False]))
+    assert certain == 0
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for trial in range(40):
+        called = (rng.random(200) < 0.8).astype(float)
+        estimate = evaluate.estimates(measured(list(called), [1] * 200), 0.5, seed=trial)
+        hits += estimate["called_positive"].low <= 0.8 <= estimate["called_positive"].high
+    assert hits >= 34
+
+
+def test_images_of_one_label_get_only_the_share_that_is_called_positive() -> None:
+    found = evaluate.estimates(measured([0.9, 0.4], [0, 0]), 0.5, seed=0)
+    assert set(found) == {"called_positive"}
+    assert found["called_positive"].value == 0.5
+
+
+def test_each_split_is_measured_whole_and_by_cohort_and_the_held_out_never_whole() -> None:
+    test = measured([0.9, 0.1], [1, 0])
+    held = measured([0.7], [0], "held-out")
+    both = Measured(
+        [*test.records, *held.records],
+        np.concatenate([test.scores, held.scores]),
+        np.concatenate([test.positive, held.positive]),
+    )
+    found = evaluate.cohorts(both, Decision(threshold=0.5, rule="x"), seed=0)
+    assert [(c.split, c.name, c.images) for c in found] == [
+        ("test", "all", {"COVID-19": 1, "Normal": 1}),
+        ("test", "c / COVID-19", {"COVID-19": 1}),
+        ("test", "c / Normal", {"Normal": 1}),
+        ("held-out", "c / Normal", {"Normal": 1}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "passes"),
+    [(0.0, True), (0.004, True), (0.05, False)],
+)
+def test_an_engine_passes_only_with_the_references_answers(change: float, passes: bool) -> None:  # noqa: FBT001
+    reference = measured(list(np.linspace(0, 1, 1001)), list((np.arange(1001) % 3 == 0) * 1))
+    other = Measured(reference.records, reference.scores + change, reference.positive)
+    passed, numbers = evaluate.agreement(reference, other, threshold=2.0)
+    assert passed == passes
+    assert numbers["probability_difference_p99"] == pytest.approx(change)
+    names = evaluate.precisions(reference, {"openvino": other}, 2.0)
+    assert ("openvino" in names) == passes
+
+
+def test_changed_decisions_fail_an_engine() -> None:
+    reference = measured([0.499] * 10 + [0.9] * 10, [0] * 10 + [1] * 10)
+    other = Measured(reference.records, reference.scores + 0.002, reference.positive)
+    assert not evaluate.agreement(reference, other, threshold=0.5)[0]
+
+
+def test_scores_come_from_the_engine_in_the_order_of_the_records() -> None:
+    pixels = np.repeat(np.arange(5, dtype=np.uint8) * 50, 224 * 224).reshape(5, 224, 224, 1)
+    records = measured([0] * 5, [1, 0, 1, 0, 1]).records
+    found = evaluate.measure(FakeEngine(), pixels, records, "COVID-19", batch=2)
+    assert np.allclose(found.scores, np.arange(5) * 50 / 255)
+    assert found.positive.tolist() == [True, False, True, False, True]
+
+
+def test_every_prediction_is_written(tmp_path: Path) -> None:
+    evaluate.write_predictions(tmp_path / "p.csv", measured([0.25, 0.75], [0, 1]))
+    with (tmp_path / "p.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[1] == {
+        "file": "1.png",
+        "label": "COVID-19",
+        "cohort": "c",
+        "split": "test",
+        "probability": "0.750000",
+    }

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.engines import create_engine
+from training import export, model
+from training.pipeline import to_network_input
+
+TEMPERATURE = 1.7
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(0, 256, (3, 14, 14, 1), np.uint8)
+    return coarse.repeat(16, axis=1).repeat(16, axis=2)
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    keras.utils.set_random_seed(11)
+    return model.build(2, "none", 224)
+
+
+@pytest.fixture(scope="module")
+def graph(network: keras.Model) -> export.ReleaseGraph:
+    return export.ReleaseGraph(network, TEMPERATURE)
+
+
+@pytest.fixture(scope="module")
+def saved(graph: export.ReleaseGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    export.save(graph, path)
+    return path
+
+
+def test_the_graph_gives_the_networks_probabilities_at_the_temperature(
+    graph: export.ReleaseGraph, network: keras.Model, images: np.ndarray
+) -> None:
+    plain = network(to_network_input(images)).numpy()
+    softened = plain ** (1 / TEMPERATURE)
+    softened /= softened.sum(axis=1, keepdims=True)
+    # Kernels are rounded to float16.
+    assert np.allclose(graph.serve(images)["probabilities"], softened, atol=2e-3)
+
+
+def test_the_heatmap_is_grad_cam_by_automatic_differentiation(
+    graph: export.ReleaseGraph, network: keras.Model, images: np.ndarray
+) -> None:
+    rounded = keras.models.clone_model(network)
+    for mine, theirs in zip(rounded.variables, network.variables, strict=True):
+        value = theirs.numpy()
+        mine.assign(value.astype(np.float16).astype(np.float32) if value.ndim > 1 else value)
+    rounded.layers[-1].activation = keras.activations.linear
+    maps = keras.Model(rounded.input, rounded.layers[174].output)(to_network_input(images))
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        hidden = tf.reduce_mean(maps, axis=(1, 2))
+        logits = model.head(rounded)(hidden)
+        difference = logits[:, 0] - logits[:, 1]
+    weights = tf.reduce_mean(tape.gradient(difference, maps), axis=(1, 2))  # Selvaraju's alpha
+    heat = tf.nn.relu(tf.einsum("nhwc,nc->nhw", maps, weights)).numpy()
+    heat /= heat.max(axis=(1, 2), keepdims=True)
+    assert np.abs(graph.serve(images)["heatmap"].numpy() - heat).max() < 1e-4
+
+
+def test_both_engines_give_the_graphs_answers_for_any_batch(
+    graph: export.ReleaseGraph, saved: Path, images: np.ndarray
+) -> None:
+    wanted = {name: value.numpy() for name, value in graph.serve(images).items()}
+    for choice in ("openvino", "tensorflow"):
+        engine = create_engine(saved, choice)  # type: ignore[arg-type]
+        for batch in (images, images[:1]):
+            answer = engine.predict(batch)
+            for name, values in wanted.items():
+                got = getattr(answer, name)
+                assert np.abs(got - values[: len(batch)]).max() < 1e-3, (choice, name)
+        engine.close()
+
+
+def test_the_saved_model_is_small_and_has_no_variables(saved: Path) -> None:
+    assert (saved / "saved_model.pb").stat().st_size < 60e6
+    assert (saved / "variables" / "variables.data-00000-of-00001").stat().st_size < 1e5
+
+
+def test_acceptance_is_a_constant_one(graph: export.ReleaseGraph, images: np.ndarray) -> None:
+    assert graph.serve(images)["acceptance"].numpy().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_network_survives_its_file(network: keras.Model, tmp_path: Path) -> None:
+    from training.config import Config, Stage  # noqa: PLC0415
+
+    network.save_weights(tmp_path / "x.weights.h5")
+    recipe = Config(stages=(Stage(name="a", train_from="all", epochs=1, learning_rate=1),))
+    again = export.load_network(tmp_path / "x.weights.h5", recipe)
+    for a, b in zip(again.variables, network.variables, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_the_temperature_undoes_overconfidence() -> None:
+    rng = np.random.default_rng(0)
+    margin = rng.normal(0, 2, 20_000)
+    positive = rng.random(20_000) < 1 / (1 + np.exp(-margin))
+    logits = np.stack([3 * margin, np.zeros_like(margin)], axis=1)
+    assert export.fit_temperature(logits, positive) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "sensitivity", "threshold"),
+    [
+        ([0.9, 0.8, 0.7, 0.2, 0.1], [1, 1, 1, 0, 0], 0.95, 0.45),
+        ([0.9, 0.8, 0.3, 0.5, 0.1], [1, 1, 1, 0, 0], 0.95, 0.2),
+        ([0.9, 0.8, 0.3, 0.5, 0.1], [1, 1, 1, 0, 0], 0.6, 0.65),
+        ([0.4], [1], 0.5, 0.2),
+    ],
+)
+def test_the_threshold_is_the_highest_that_calls_enough_positives(
+    scores: list[float], positive: list[int], sensitivity: float, threshold: float
+) -> None:
+    chosen = export.choose_threshold(np.array(scores), np.array(positive, bool), sensitivity)
+    assert chosen == pytest.approx(threshold)
