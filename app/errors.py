@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree. It knows no HTTP: `app.main` maps each `code` to a status.
+"""What can go wrong, as one tree. It knows no HTTP: `app.schemas` maps each `code` to a status.
 
 CovidXrayError
 ├── InputError                    the sender can mend it

@@ -72,7 +72,7 @@ def test_both_engines_give_the_graphs_answers_for_any_batch(
 ) -> None:
     wanted = {name: value.numpy() for name, value in graph.serve(images).items()}
     for choice in ("openvino", "tensorflow"):
-        engine = create_engine(saved, choice)  # type: ignore[arg-type]
+        engine = create_engine(saved, choice)
         for batch in (images, images[:1]):
             answer = engine.predict(batch)
             for name, values in wanted.items():

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from training import fit
 from training.config import Config, Stage
 from training.fit import Examples
+from training.model import build
 
 WORKER = Path(__file__).parent / "fit_worker.py"
 
@@ -102,7 +104,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, config: Config) -> 
 
 def test_the_learning_rate_warms_up_and_falls(stage: Callable[..., Stage]) -> None:
     rules = stage(schedule="cosine", warmup_epochs=1, epochs=4, learning_rate=1e-2)
-    schedule = fit._learning_rate(rules, steps=10)  # noqa: SLF001 -- the schedule is what is tested
+    schedule: Any = fit._learning_rate(rules, steps=10)  # noqa: SLF001 -- it is what is tested
     rates = [float(schedule(step)) for step in range(41)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[10] == pytest.approx(1e-2)
@@ -121,7 +123,7 @@ def test_several_devices_train_through_the_same_path(tmp_path: Path, config: Con
     assert done.returncode == 0, done.stderr[-2000:]
     assert "replicas: 2" in done.stdout
     one = fit.fit(tmp_path / "one", config, TRAIN, VALIDATION)
-    two = fit.build(2, "none")
+    two = build(2, "none")
     two.load_weights(tmp_path / "two" / "1-head" / "final.weights.h5")
     for a, b in zip(weights(one), weights(two), strict=True):
         assert np.abs(a - b).max() <= 1e-4

@@ -1,0 +1,273 @@
+"""Two engines that run a release's SavedModel, behind one protocol."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
+from app.release import EngineName, Precision
+
+EngineChoice = Literal["auto"] | EngineName
+
+_INPUT = "image"
+_INPUT_SHAPE = (224, 224, 1)
+_OUTPUT_SHAPES = {"probabilities": (2,), "heatmap": (7, 7), "acceptance": ()}
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What a release says about N images.
+
+    Attributes:
+        probabilities: float32 `[N, 2]`, calibrated, in the order of the manifest's labels.
+        heatmap: float32 `[N, 7, 7]` in [0, 1], Grad-CAM of the first label against the second.
+        acceptance: float32 `[N]` in [0, 1], how much an image looks like those of training.
+    """
+
+    probabilities: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+    acceptance: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Something that runs a SavedModel. Several threads may call `predict` at the same time."""
+
+    @property
+    def name(self) -> EngineName:
+        """Which engine it is."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        """Run the model.
+
+        Args:
+            images: uint8 `[N, 224, 224, 1]`, N at least 1.
+
+        Raises:
+            InferenceFailed: The images are of another form, the engine failed, or its answer
+                has another number of rows, another shape, or values outside [0, 1].
+        """
+
+    def close(self) -> None:
+        """Wait for what runs, then free the model."""
+
+
+class EngineFactory(Protocol):
+    """What makes an engine: `create_engine`, or a test's own."""
+
+    def __call__(self, path: Path, choice: EngineChoice, threads: int | None) -> Engine:
+        """Load a SavedModel."""
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, in f32. It reads the SavedModel folder as it is.
+
+    Args:
+        path: The SavedModel's folder.
+        threads: CPU threads that one inference may use, and inferences that may be under way.
+
+    Raises:
+        EngineUnavailable: OpenVINO is not installed.
+        ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
+    """
+
+    name: EngineName = "openvino"
+    precision: Precision = "f32"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import openvino  # noqa: PLC0415 -- only where this engine is chosen
+        except ImportError as error:
+            raise _unavailable("openvino") from error
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            model = openvino.Core().compile_model(str(path), "CPU", options)
+        except Exception as error:  # its binding raises plain RuntimeError and more
+            raise _unreadable(path, "OpenVINO", error) from error
+        self._input = _port(model.inputs, _INPUT, path)
+        self._outputs = {name: _port(model.outputs, name, path) for name in _OUTPUT_SHAPES}
+        self._size = threads
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(threads):
+            self._idle.put(model.create_infer_request())
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        """Run the model; see `Engine`."""
+        _check_images(images)
+        request = self._idle.get()
+        try:
+            if request is None:
+                raise InferenceFailed("an open engine", "a closed one")
+            request.infer({self._input: images})
+            outputs = {
+                name: request.get_tensor(port).data.copy() for name, port in self._outputs.items()
+            }
+        except RuntimeError as error:
+            raise _failed("OpenVINO", error) from error
+        finally:
+            self._idle.put(request)
+        return _checked(outputs, len(images))
+
+    def close(self) -> None:
+        """Wait for what runs, then free the model."""
+        for _ in range(self._size):
+            self._idle.get()
+        self._idle.put(None)
+        self._size = 0
+
+
+class TensorFlowEngine:
+    """TensorFlow, in f32, on what devices it finds.
+
+    Args:
+        path: The SavedModel's folder.
+        threads: CPU threads; without effect where the process has used TensorFlow before.
+
+    Raises:
+        EngineUnavailable: TensorFlow is not installed.
+        ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
+    """
+
+    name: EngineName = "tensorflow"
+    precision: Precision = "f32"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        # Its C++ side tells every start of the processor's instruction sets and of absent GPUs.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            import tensorflow as tf  # noqa: PLC0415 -- only where this engine is chosen
+        except ImportError as error:
+            raise _unavailable("tensorflow") from error
+        with suppress(RuntimeError):  # raised where the process has used TensorFlow before
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        try:
+            self._model = tf.saved_model.load(str(path))
+            self._run = self._model.signatures["serving_default"]
+            missing = _OUTPUT_SHAPES.keys() - self._run.structured_outputs.keys()
+        except Exception as error:  # its loader raises OSError, ValueError, KeyError and more
+            raise _unreadable(path, "TensorFlow", error) from error
+        if missing:
+            raise _no_tensor(min(missing), path)
+        self._constant = tf.constant
+        self._error = tf.errors.OpError
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        """Run the model; see `Engine`."""
+        _check_images(images)
+        if self._model is None:
+            raise InferenceFailed("an open engine", "a closed one")
+        try:
+            answer = self._run(**{_INPUT: self._constant(images)})
+            outputs = {name: answer[name].numpy() for name in _OUTPUT_SHAPES}
+        except (self._error, TypeError, ValueError) as error:
+            raise _failed("TensorFlow", error) from error
+        return _checked(outputs, len(images))
+
+    def close(self) -> None:
+        """Free the model; what runs keeps its own reference and ends as it would."""
+        self._model = self._run = None
+
+
+_ENGINES: dict[EngineName, Callable[[Path, int], Engine]] = {
+    "openvino": OpenVinoEngine,
+    "tensorflow": TensorFlowEngine,
+}
+
+
+def create_engine(path: Path, choice: EngineChoice = "auto", threads: int | None = None) -> Engine:
+    """Load a SavedModel.
+
+    Args:
+        path: The SavedModel's folder.
+        choice: An engine; `auto` is OpenVINO where installed, else TensorFlow.
+        threads: CPU threads; as many as `available_cpus` where not given.
+
+    Raises:
+        EngineUnavailable: The engine, or with `auto` every one, is not installed.
+        ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
+    """
+    names = installed_engines() if choice == "auto" else (choice,)
+    if not names:
+        raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
+    return _ENGINES[names[0]](path, threads or available_cpus())
+
+
+def installed_engines() -> tuple[EngineName, ...]:
+    """Name the engines that can be imported here, the preferred one first."""
+    return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the CPUs that this process may use: its affinity, cut to its cgroup's quota.
+
+    Args:
+        cgroup: Where the control groups are mounted, version 2 (`cpu.max`) or 1.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # `max`, or no such file: there is no quota
+        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
+        cpus = min(cpus, -(-quota // period))
+    with suppress(OSError, ValueError):
+        quota = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())
+        period = int((cgroup / "cpu/cpu.cfs_period_us").read_text())
+        cpus = min(cpus, -(-quota // period)) if quota > 0 else cpus
+    return max(1, cpus)
+
+
+def _check_images(images: NDArray[np.uint8]) -> None:
+    if images.dtype != np.uint8 or images.shape[1:] != _INPUT_SHAPE or not len(images):
+        raise InferenceFailed(
+            "images as uint8 [N, 224, 224, 1]", f"{images.dtype} {list(images.shape)}"
+        )
+
+
+def _checked(outputs: Mapping[str, NDArray[np.float32]], rows: int) -> Predictions:
+    for name, shape in _OUTPUT_SHAPES.items():
+        values = outputs[name]
+        if values.shape != (rows, *shape):
+            raise InferenceFailed(f"{name} of shape {[rows, *shape]}", f"{list(values.shape)}")
+        # Not the negation: a comparison with NaN is false, and so NaN is found as well.
+        if not np.all((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)):
+            raise InferenceFailed(f"{name} in [0, 1]", "other values")
+    return Predictions(**{name: outputs[name].astype(np.float32) for name in _OUTPUT_SHAPES})
+
+
+def _port(ports: list[Any], name: str, path: Path) -> Any:  # noqa: ANN401 -- OpenVINO has no types
+    """Find a tensor by name; some versions of TensorFlow's frontend append `:0`."""
+    for port in ports:
+        if name in {each.split(":")[0] for each in port.names}:
+            return port
+    raise _no_tensor(name, path)
+
+
+def _unavailable(name: EngineName) -> EngineUnavailable:
+    return EngineUnavailable(f"the Python package {name} to be installed", "none that imports")
+
+
+def _no_tensor(name: str, path: Path) -> ReleaseInvalid:
+    return ReleaseInvalid(f"a tensor called {name} in the SavedModel at {path}", "none")
+
+
+def _unreadable(path: Path, engine: str, error: Exception) -> ReleaseInvalid:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ReleaseInvalid(f"a SavedModel that {engine} reads at {path}", reason)
+
+
+def _failed(engine: str, error: Exception) -> InferenceFailed:
+    return InferenceFailed(f"an answer of {engine}", type(error).__name__)

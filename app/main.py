@@ -1,0 +1,78 @@
+"""The service, wired: settings → registry → scheduler → service → HTTP."""
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app.engines import EngineFactory, available_cpus, create_engine
+from app.imaging import Limits
+from app.registry import Registry
+from app.routes import UploadLimits, add_error_handlers, health, v1
+from app.scheduler import Scheduler
+from app.service import InferenceService
+from app.settings import Settings
+
+DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
+COVID-19 and Normal.
+
+**Research software, no medical device.** It must not be used to diagnose or to decide on treatment.
+It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
+them, and what it answers for such an X-ray means nothing. Uploads are kept in memory only."""
+
+
+def create_app(settings: Settings, new_engine: EngineFactory = create_engine) -> FastAPI:
+    """Make the web application; its release is loaded when it starts.
+
+    Args:
+        settings: What the operator chose.
+        new_engine: Makes an engine; tests give a fake one.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_service(settings, new_engine) as app.state.service:
+            yield
+
+    app: FastAPI = FastAPIOffline(
+        title="COVID-19 chest X-ray inference",
+        version=version("covid-xray"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},  # which would be asked over the internet
+    )
+    app.state.upload_limits = UploadLimits(
+        settings.max_upload_bytes, settings.max_batch, settings.request_timeout_s
+    )
+    app.include_router(v1)
+    app.include_router(health)
+    add_error_handlers(app)
+    return app
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, new_engine: EngineFactory = create_engine
+) -> AsyncIterator[InferenceService]:
+    """Load the release, and on leaving let what runs come to its end.
+
+    Raises:
+        ReleaseError: There is no release that can be served.
+        EngineUnavailable: The engine is not installed.
+    """
+    threads = settings.threads or available_cpus()
+    load = functools.partial(new_engine, choice=settings.engine, threads=threads)
+    registry = Registry(settings.model_store, settings.model_name, load)
+    serving = registry.load(settings.model_version)
+    scheduler = Scheduler(threads, settings.queue_limit, serving.inference_s)
+    limits = Limits(max_pixels=settings.max_pixels)
+    enforce = settings.acceptance == "enforce"
+    try:
+        yield InferenceService(registry, scheduler, limits, enforce_acceptance=enforce)
+    finally:
+        await scheduler.close()
+        registry.close()

@@ -1,0 +1,324 @@
+"""HTTP in and out. Whatever is decided about an image is decided in `app.service`."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from app.errors import (
+    CovidXrayError,
+    DeadlinePassed,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+)
+from app.schemas import (
+    AliveSchema,
+    PredictionSchema,
+    Problem,
+    ReadySchema,
+    ReleaseDetailSchema,
+    ReleaseSchema,
+    ReleasesSchema,
+)
+from app.service import InferenceService
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_MULTIPART = "multipart/form-data"
+_PROBLEM = "application/problem+json"
+_MAX_TEXT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What one request may bring.
+
+    Attributes:
+        max_bytes: Of its body.
+        max_batch: Files in a batch.
+        timeout_s: Seconds from its head to its answer.
+    """
+
+    max_bytes: int
+    max_batch: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """The files of a request, and when its answer must be ready (`time.monotonic`)."""
+
+    files: list[bytes]
+    deadline: float
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser, but no part of an upload ever goes to a temporary file."""
+
+    spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
+
+
+async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """Pass a body on, and stop as soon as it is known to be larger than the limit."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_large(limit)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise _too_large(limit)
+        yield chunk
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"a body of at most {limit} bytes", "more")
+
+
+async def _read_upload(request: Request, field: str, most: int) -> Upload:
+    limits: UploadLimits = request.app.state.upload_limits
+    service: InferenceService = request.app.state.service
+    deadline = time.monotonic() + limits.timeout_s
+    service.scheduler.check_room()  # before megabytes are read in vain
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            return Upload(await _read_files(request, field, most, limits.max_bytes), deadline)
+    except TimeoutError as error:
+        raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
+
+
+async def _read_files(request: Request, field: str, most: int, max_bytes: int) -> list[bytes]:
+    """Read the files of a multipart form, all under one field name."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != _MULTIPART:
+        raise MalformedRequest(f"{_MULTIPART} with the field {field}", "another content type")
+    parser = _InMemoryParser(
+        request.headers,
+        _counted(request, max_bytes),
+        max_files=most,
+        max_fields=most,
+        max_part_size=_MAX_TEXT_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        what = f"a well-formed form with at most {most} file(s) in the field {field}"
+        raise MalformedRequest(what, error.message.rstrip(".")) from error
+    try:
+        return [await upload.read() for upload in _uploads(form, field)]
+    finally:
+        await form.close()
+
+
+def _uploads(form: FormData, field: str) -> list[UploadFile]:
+    parts = form.multi_items()
+    named = [part for name, part in parts if name == field]
+    if not named or len(named) < len(parts):
+        received = f"{len(parts)} part(s), {len(named)} of them with that name"
+        raise MalformedRequest(f"a form with the field {field} and no other", received)
+    uploads = [part for part in named if isinstance(part, UploadFile)]
+    if len(uploads) < len(named):
+        raise MalformedRequest(f"a file, with a file name, in the field {field}", "a text")
+    return uploads
+
+
+async def _read_file(request: Request) -> Upload:
+    return await _read_upload(request, "file", 1)
+
+
+async def _read_batch(request: Request) -> Upload:
+    limits: UploadLimits = request.app.state.upload_limits
+    return await _read_upload(request, "files", limits.max_batch)
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for an answer, and cancel it where the client goes away: nobody would read it.
+
+    Raises:
+        ClientDisconnect: The client went away.
+    """
+    answer = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+        await asyncio.wait({answer, gone})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _service(request: Request) -> InferenceService:
+    service: InferenceService = request.app.state.service
+    return service
+
+
+Service = Annotated[InferenceService, Depends(_service)]
+File = Annotated[Upload, Depends(_read_file)]
+Batch = Annotated[Upload, Depends(_read_batch)]
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe a form in OpenAPI; `format: binary` is what Swagger UI shows a file chooser for."""
+    form = {"type": "object", "required": [field], "properties": {field: schema}}
+    return {"requestBody": {"required": True, "content": {_MULTIPART: {"schema": form}}}}
+
+
+def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """Describe problems in OpenAPI."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
+            "content": {_PROBLEM: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+_BINARY = {"type": "string", "format": "binary"}
+_ONE = _form("file", {**_BINARY, "description": "A frontal chest X-ray, as PNG or JPEG."})
+_MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
+_ON_UPLOAD = _problems(400, 413, 415, 422, 500, 503, 504)
+
+health = APIRouter(prefix="/health", tags=["health"])
+v1 = APIRouter(prefix="/v1")
+
+
+@v1.post("/predictions", tags=["predictions"], openapi_extra=_ONE, responses=_ON_UPLOAD)
+async def predict(request: Request, service: Service, upload: File) -> PredictionSchema:
+    """Read one chest X-ray, and answer with the probabilities of COVID-19 and Normal."""
+    (data,) = upload.files
+    work = service.predict(data, upload.deadline)
+    return PredictionSchema.model_validate(await _unless_disconnected(request, work))
+
+
+@v1.post(
+    "/predictions/batch",
+    tags=["predictions"],
+    openapi_extra=_MANY,
+    responses=_problems(400, 413, 500, 503, 504),
+)
+async def predict_batch(
+    request: Request, service: Service, upload: Batch
+) -> list[PredictionSchema | Problem]:
+    """Read several chest X-rays: for each, in the order sent, a prediction or a problem."""
+    work = service.predict_batch(upload.files, upload.deadline)
+    return [
+        _problem(item)
+        if isinstance(item, CovidXrayError)
+        else PredictionSchema.model_validate(item)
+        for item in await _unless_disconnected(request, work)
+    ]
+
+
+@v1.post(
+    "/heatmaps",
+    tags=["predictions"],
+    openapi_extra=_ONE,
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {"schema": _BINARY}}, "description": "The picture"},
+        **_ON_UPLOAD,
+    },
+)
+async def draw_heatmap(request: Request, service: Service, upload: File) -> Response:
+    """Draw where in the X-ray the model sees COVID-19: the brighter, the more it counted."""
+    (data,) = upload.files
+    png = await _unless_disconnected(request, service.explain(data, upload.deadline))
+    return Response(png, media_type="image/png")
+
+
+@v1.get("/models", tags=["models"], responses=_problems(503))
+async def list_models(service: Service) -> ReleasesSchema:
+    """List the versions in the model store, the newest first, and what is done with each."""
+    registry = service.registry
+    serving = registry.serving
+    return ReleasesSchema(models=[ReleaseSchema.of(each, serving) for each in registry.entries])
+
+
+@v1.get("/models/{version}", tags=["models"], responses=_problems(503, "4XX"))
+async def show_model(service: Service, version: Annotated[int, Path(ge=1)]) -> ReleaseDetailSchema:
+    """Show one version with its manifest: thresholds, metrics by cohort, how it was trained."""
+    registry = service.registry
+    return ReleaseDetailSchema.of(registry.entry(version), registry.serving)
+
+
+@health.get("/live")
+async def is_alive() -> AliveSchema:
+    """Tell that the process answers."""
+    return AliveSchema()
+
+
+@health.get("/ready", responses=_problems(503))
+async def is_ready(service: Service) -> ReadySchema:
+    """Tell that a release is loaded and warm."""
+    manifest = service.registry.serving.release.manifest
+    return ReadySchema(name=manifest.name, version=manifest.version)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error with a problem."""
+
+    @app.exception_handler(CovidXrayError)
+    async def _known(_: Request, error: CovidXrayError) -> JSONResponse:
+        return _answer(_problem(error), _retry_after(error))
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return _answer(Problem.of_status(error.status_code), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = first["loc"][-1]
+        return _answer(Problem.of(MalformedRequest(f"a valid {where}", "another value")))
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def _unknown(_: Request, __: Exception) -> JSONResponse:
+        return _answer(Problem.internal())
+
+
+def _problem(error: CovidXrayError) -> Problem:
+    problem = Problem.of(error)
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # its sender is told nothing of it
+        _log.error("A request failed.", exc_info=error)
+    return problem
+
+
+def _answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    content = problem.model_dump(exclude_none=True)
+    return JSONResponse(content, problem.status, dict(headers or {}), media_type=_PROBLEM)
+
+
+def _retry_after(error: CovidXrayError) -> dict[str, str]:
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return {"Retry-After": "1"} if isinstance(error, NotReady) else {}

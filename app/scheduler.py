@@ -1,0 +1,152 @@
+"""Bounded work on a fixed number of threads: places, deadlines, and an honest Retry-After."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from app.errors import DeadlinePassed, NotReady, Overloaded
+
+T = TypeVar("T")
+
+_WEIGHT = 0.1
+"""Of the newest measurement in the moving average of service time."""
+
+
+class Place:
+    """One admitted image; its job runs on one of the scheduler's threads.
+
+    Attributes:
+        waited_s: Seconds that its job waited for a thread.
+        worked_s: Seconds that its job ran.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, deadline: float) -> None:
+        self._pool = pool
+        self._deadline = deadline
+        self._abandoned = False
+        self.waited_s = 0.0
+        self.worked_s = 0.0
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run a job on a thread; it is dropped where its caller is cancelled while it waits.
+
+        Raises:
+            DeadlinePassed: The deadline passed before the job was done.
+        """
+        asked = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(loop.time() + self._deadline - asked):
+                return await asyncio.wrap_future(self._pool.submit(self._work, job, asked))
+        except TimeoutError as error:
+            raise _deadline_passed() from error
+        finally:
+            self._abandoned = True
+
+    def check(self) -> None:
+        """Tell whether anybody still waits; a job asks before each of its expensive steps.
+
+        Raises:
+            DeadlinePassed: The deadline passed, or the caller was cancelled.
+        """
+        if self._abandoned or time.monotonic() >= self._deadline:
+            raise _deadline_passed()
+
+    def _work(self, job: Callable[[], T], asked: float) -> T:
+        start = time.monotonic()
+        self.waited_s = start - asked
+        self.check()
+        try:
+            return job()
+        finally:
+            self.worked_s = time.monotonic() - start
+
+
+class Scheduler:
+    """Admits images as long as there are places, and runs their jobs in the order they come.
+
+    An image that waits costs the memory of its file only; it is decoded on the thread that then
+    runs its inference, so that there are never more decoded images than threads.
+
+    Args:
+        workers: Threads.
+        queue_limit: Images that may wait beside those that the threads work on.
+        service_s: First guess of the seconds that an image takes a thread.
+    """
+
+    def __init__(self, workers: int, queue_limit: int, service_s: float) -> None:
+        self._workers = workers
+        self._capacity = workers + queue_limit
+        self._service_s = service_s
+        self._held = 0
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds in which the threads should get through all images that hold a place now."""
+        return self._service_s * max(self._held, 1) / self._workers
+
+    @contextmanager
+    def admit(self, deadline: float, count: int = 1) -> Iterator[list[Place]]:
+        """Hold places for a request's images: for all of them, or for none.
+
+        Args:
+            deadline: When its answer must be ready, on the clock of `time.monotonic`.
+            count: How many images it has.
+
+        Raises:
+            Overloaded: There are not so many places.
+            NotReady: The scheduler is closing.
+        """
+        self.check_room(count)
+        places = [Place(self._pool, deadline) for _ in range(count)]
+        self._hold(count)
+        try:
+            yield places
+        finally:
+            self._hold(-count)
+            for place in places:
+                self._measure(place.worked_s)
+
+    def check_room(self, count: int = 1) -> None:
+        """Tell whether `admit` would find places now, so that no upload is read in vain.
+
+        Raises:
+            Overloaded: There are not so many places.
+            NotReady: The scheduler is closing.
+        """
+        if self._closing:
+            raise NotReady("a running service", "one that is stopping")
+        if self._held + count > self._capacity:
+            raise Overloaded(
+                f"{count} free of {self._capacity} places",
+                f"{self._capacity - self._held}",
+                retry_after_s=self.retry_after_s,
+            )
+
+    async def close(self) -> None:
+        """Admit nothing more, wait until every place is free, and end the threads."""
+        self._closing = True
+        await self._idle.wait()
+        await asyncio.to_thread(self._pool.shutdown)
+
+    def _hold(self, count: int) -> None:
+        self._held += count
+        if self._held:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    def _measure(self, worked_s: float) -> None:
+        if worked_s:  # nothing ran for an image that was cancelled while it waited
+            self._service_s += _WEIGHT * (worked_s - self._service_s)
+
+
+def _deadline_passed() -> DeadlinePassed:
+    return DeadlinePassed("an answer before the request's deadline", "none in time")

@@ -1,0 +1,210 @@
+"""What goes over the wire: the answers, and problems after RFC 9457."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import CovidXrayError
+from app.registry import Entry, Serving, State
+from app.release import EngineName, Manifest, Precision
+
+_TYPE_PREFIX = "urn:covid-xray:problem:"
+
+_STATUS = {
+    "malformed-request": HTTPStatus.BAD_REQUEST,
+    "payload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "unsupported-image-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "unreadable-image": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "unsupported-image": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "not-a-chest-radiograph": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "release-not-found": HTTPStatus.NOT_FOUND,
+    "not-ready": HTTPStatus.SERVICE_UNAVAILABLE,
+    "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
+    "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Problem(_Schema):
+    """Why there is no answer, after RFC 9457."""
+
+    type: str = Field(
+        description="Stable name of the kind of problem.",
+        examples=["urn:covid-xray:problem:unsupported-image-type"],
+    )
+    title: str = Field(examples=["The file is of a type that is not read"])
+    status: int = Field(description="The HTTP status.", examples=[415])
+    detail: str = Field(examples=["Expected a PNG or JPEG file; received a PDF."])
+    code: str = Field(
+        description="The end of `type`, for programs.", examples=["unsupported-image-type"]
+    )
+    expected: str | None = Field(
+        default=None, description="What would have been right.", examples=["a PNG or JPEG file"]
+    )
+    received: str | None = Field(default=None, description="What came instead.", examples=["a PDF"])
+
+    @classmethod
+    def of(cls, error: CovidXrayError) -> Self:
+        """Tell an error of this service's tree; one that is the service's own without details."""
+        status = _STATUS.get(error.code)
+        if status is None:
+            return cls.internal()
+        return cls(
+            type=_TYPE_PREFIX + error.code,
+            title=error.title,
+            status=status,
+            detail=str(error),
+            code=error.code,
+            expected=error.expected,
+            received=error.received,
+        )
+
+    @classmethod
+    def of_status(cls, status: int) -> Self:
+        """Tell a status that HTTP itself explains, such as 404 or 405."""
+        http = HTTPStatus(status)
+        code = http.phrase.lower().replace(" ", "-")
+        return cls(
+            type="about:blank", title=http.phrase, status=http, detail=http.description, code=code
+        )
+
+    @classmethod
+    def internal(cls) -> Self:
+        """Tell that the service failed, and nothing of its internals."""
+        return cls(
+            type=_TYPE_PREFIX + CovidXrayError.code,
+            title=CovidXrayError.title,
+            status=HTTPStatus.INTERNAL_SERVER_ERROR,
+            detail="The service failed on this request; its log says why.",
+            code=CovidXrayError.code,
+        )
+
+
+class AcceptanceSchema(_Schema):
+    """How much the image looks like the frontal chest X-rays that the release was made for."""
+
+    score: float = Field(description="In [0, 1].", examples=[0.98])
+    threshold: float = Field(description="Below it an image is refused.", examples=[0.5])
+
+
+class WarningSchema(_Schema):
+    """Something that the answer's reader should know."""
+
+    code: str = Field(description="Stable, for programs.", examples=["bit-depth-inferred"])
+    detail: str = Field(
+        description="For people.",
+        examples=["A 16-bit image that uses 12 bits only; it was scaled by these."],
+    )
+
+
+class ImageSchema(_Schema):
+    """What was read."""
+
+    format: str = Field(examples=["PNG"])
+    width: int = Field(description="Columns, as shown upright.", examples=[1024])
+    height: int = Field(description="Rows, as shown upright.", examples=[1024])
+    sha256: str = Field(description="Of the file's bytes.", examples=["5f70bf18a0860070" * 4])
+
+
+class ModelSchema(_Schema):
+    """What answered."""
+
+    name: str = Field(examples=["covid19-resnet50"])
+    version: int = Field(examples=[1])
+    digest: str = Field(
+        description="SHA-256 of the release's manifest, which holds that of each of its files.",
+        examples=["6b23c0d5f35d1b11" * 4],
+    )
+
+
+class PredictionSchema(_Schema):
+    """The answer for one image."""
+
+    id: UUID = Field(description="Of this answer.")
+    label: str = Field(
+        description="COVID-19 where its probability reaches the threshold, else Normal.",
+        examples=["COVID-19"],
+    )
+    probabilities: dict[str, float] = Field(
+        description="By label; they add up to 1.", examples=[{"COVID-19": 0.91, "Normal": 0.09}]
+    )
+    decision_threshold: float = Field(
+        description="From which probability upwards COVID-19 is said.", examples=[0.5]
+    )
+    acceptance: AcceptanceSchema
+    warnings: list[WarningSchema]
+    image: ImageSchema
+    model: ModelSchema
+    timings_ms: dict[str, float] = Field(
+        description="Milliseconds by stage.",
+        examples=[{"decode": 11.2, "queue": 0.1, "inference": 16.8, "total": 28.1}],
+    )
+
+
+class ReleaseSchema(_Schema):
+    """A version in the model store."""
+
+    name: str = Field(examples=["covid19-resnet50"])
+    version: int = Field(examples=[1])
+    state: State = Field(description="What the service does with it.")
+    reason: str | None = Field(default=None, description="Why it was refused.")
+    digest: str | None = Field(default=None, description="SHA-256 of its manifest.")
+    created: datetime | None = None
+    engine: EngineName | None = Field(
+        default=None, description="What runs it, where it is serving."
+    )
+    precision: Precision | None = Field(default=None, description="What it is computed in.")
+
+    @classmethod
+    def of(cls, entry: Entry, serving: Serving) -> Self:
+        """Tell what the registry knows of a version."""
+        release = entry.release
+        engine = serving.engine if entry.state is State.SERVING else None
+        return cls(
+            name=serving.release.manifest.name,
+            version=entry.version,
+            state=entry.state,
+            reason=entry.reason,
+            digest=release.digest if release else None,
+            created=release.manifest.created if release else None,
+            engine=engine.name if engine else None,
+            precision=engine.precision if engine else None,
+        )
+
+
+class ReleaseDetailSchema(ReleaseSchema):
+    """A version with its manifest: labels, thresholds, metrics by cohort, training, file hashes."""
+
+    manifest: Manifest | None = Field(default=None, description="None where it was refused.")
+
+    @classmethod
+    def of(cls, entry: Entry, serving: Serving) -> Self:
+        """Tell what the registry knows of a version, with its manifest."""
+        summary = ReleaseSchema.of(entry, serving).model_dump()
+        return cls(**summary, manifest=entry.release.manifest if entry.release else None)
+
+
+class ReleasesSchema(_Schema):
+    """All versions, the newest first."""
+
+    models: list[ReleaseSchema]
+
+
+class AliveSchema(_Schema):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ReadySchema(_Schema):
+    """A release is loaded and warm."""
+
+    status: Literal["ready"] = "ready"
+    name: str = Field(examples=["covid19-resnet50"])
+    version: int = Field(examples=[1])

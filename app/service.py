@@ -1,0 +1,217 @@
+"""One use of the product, without HTTP: decode → predict → decide → explain."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID, uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import CovidXrayError, NotAChestRadiograph
+from app.imaging import ImageWarning, Limits, Radiograph, decode, to_model_input
+from app.overlay import draw_overlay
+from app.registry import Registry
+from app.release import Release
+from app.scheduler import Place, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How much the image looks like the X-rays that the release was made for."""
+
+    score: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What was read."""
+
+    format: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What answered."""
+
+    name: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer.
+
+    Attributes:
+        id: Of this answer.
+        label: The first label where its probability reaches the threshold, else the second.
+        probabilities: By label.
+        decision_threshold: From which probability upwards the first label is said.
+        acceptance: Whether the image is one that the release was made for.
+        warnings: What its reader should know.
+        image: What was read.
+        model: What answered.
+        timings_ms: Milliseconds by stage: `decode`, `queue`, `inference`, `total`.
+    """
+
+    id: UUID
+    label: str
+    probabilities: dict[str, float]
+    decision_threshold: float
+    acceptance: Acceptance
+    warnings: tuple[ImageWarning, ...]
+    image: ImageInfo
+    model: ModelInfo
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Analysis:
+    """One image's way through the service: what was decoded, and the model's one row for it."""
+
+    release: Release
+    radiograph: Radiograph
+    probabilities: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+    acceptance: Acceptance
+    warnings: tuple[ImageWarning, ...]
+    timings_s: dict[str, float]
+
+
+class InferenceService:
+    """Answers for images.
+
+    Args:
+        registry: Knows the release that answers.
+        scheduler: Bounds the work.
+        limits: What is decoded at all.
+        enforce_acceptance: Refuse what is no frontal chest X-ray, instead of warning.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        limits: Limits,
+        *,
+        enforce_acceptance: bool,
+    ) -> None:
+        self.registry = registry
+        self.scheduler = scheduler
+        self._limits = limits
+        self._enforce_acceptance = enforce_acceptance
+
+    async def predict(self, data: bytes, deadline: float) -> Prediction:
+        """Answer for one image.
+
+        Args:
+            data: The file's bytes.
+            deadline: When the answer must be ready, on the clock of `time.monotonic`.
+
+        Raises:
+            InputError: It cannot be read, or it is no frontal chest X-ray.
+            EngineError: Inference failed.
+            CapacityError: There is no place for it, or its deadline passed.
+        """
+        with self.scheduler.admit(deadline) as (place,):
+            return await place.run(partial(self._predict, place, data))
+
+    async def predict_batch(
+        self, files: Sequence[bytes], deadline: float
+    ) -> list[Prediction | CovidXrayError]:
+        """Answer for several images, in their order; an image's failure is its own.
+
+        Raises:
+            CapacityError: There are not enough places for all of them.
+        """
+        with self.scheduler.admit(deadline, len(files)) as places:
+            pairs = zip(places, files, strict=True)
+            return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
+
+    async def explain(self, data: bytes, deadline: float) -> bytes:
+        """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does."""
+        with self.scheduler.admit(deadline) as (place,):
+            return await place.run(partial(self._explain, place, data))
+
+    async def _predict_or_error(self, place: Place, data: bytes) -> Prediction | CovidXrayError:
+        try:
+            return await place.run(partial(self._predict, place, data))
+        except CovidXrayError as error:
+            return error
+
+    # From here on everything runs on one of the scheduler's threads.
+
+    def _predict(self, place: Place, data: bytes) -> Prediction:
+        return _decide(self._analyze(place, data))
+
+    def _explain(self, place: Place, data: bytes) -> bytes:
+        analysis = self._analyze(place, data)
+        return draw_overlay(analysis.radiograph.pixels, analysis.heatmap)
+
+    def _analyze(self, place: Place, data: bytes) -> _Analysis:
+        serving = self.registry.serving
+        start = time.monotonic()
+        radiograph = decode(data, self._limits)
+        image = to_model_input(radiograph.pixels)
+        decoded = time.monotonic()
+        place.check()
+        answer = serving.engine.predict(image[np.newaxis])
+        done = time.monotonic()
+        threshold = serving.release.manifest.acceptance.threshold
+        acceptance = Acceptance(float(answer.acceptance[0]), threshold)
+        return _Analysis(
+            release=serving.release,
+            radiograph=radiograph,
+            probabilities=answer.probabilities[0],
+            heatmap=answer.heatmap[0],
+            acceptance=acceptance,
+            warnings=radiograph.warnings + self._judge(serving.release, acceptance),
+            timings_s={
+                "decode": decoded - start,
+                "queue": place.waited_s,
+                "inference": done - decoded,
+                "total": place.waited_s + done - start,
+            },
+        )
+
+    def _judge(self, release: Release, acceptance: Acceptance) -> tuple[ImageWarning, ...]:
+        if not release.manifest.acceptance.trained:
+            detail = "This release cannot tell whether an image is a frontal chest X-ray."
+            return (ImageWarning("acceptance-not-trained", detail),)
+        if acceptance.score >= acceptance.threshold:
+            return ()
+        error = NotAChestRadiograph(
+            f"a frontal chest X-ray, with an acceptance score of at least {acceptance.threshold:g}",
+            f"an image with the score {acceptance.score:.3g}",
+        )
+        if self._enforce_acceptance:
+            raise error
+        return (ImageWarning(error.code, str(error)),)
+
+
+def _decide(analysis: _Analysis) -> Prediction:
+    manifest = analysis.release.manifest
+    radiograph = analysis.radiograph
+    probabilities = dict(zip(manifest.labels, analysis.probabilities.tolist(), strict=True))
+    positive, negative = manifest.labels
+    threshold = manifest.decision.threshold
+    return Prediction(
+        id=uuid4(),
+        label=positive if probabilities[positive] >= threshold else negative,
+        probabilities=probabilities,
+        decision_threshold=threshold,
+        acceptance=analysis.acceptance,
+        warnings=analysis.warnings,
+        image=ImageInfo(radiograph.format, radiograph.width, radiograph.height, radiograph.sha256),
+        model=ModelInfo(manifest.name, manifest.version, analysis.release.digest),
+        timings_ms={
+            stage: round(1000 * seconds, 3) for stage, seconds in analysis.timings_s.items()
+        },
+    )

@@ -1,0 +1,105 @@
+"""The environment, read once into frozen settings: `COVID_XRAY_PORT=9000` sets `port`."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "COVID_XRAY_"
+
+
+class SettingsInvalid(ValueError):
+    """A variable of the environment is unknown, or its value cannot be used."""
+
+
+class Settings(BaseSettings):
+    """What an operator can choose; each field is read from its name behind the prefix."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(
+        default=8000, description="TCP port to listen on."
+    )
+    model_store: Path = Field(
+        default=Path(__file__).parents[1] / "model_store",
+        description="Folder of releases: <model_store>/<model_name>/<version>/.",
+    )
+    model_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")] = Field(
+        default="covid19-resnet50", description="Which model of the store is served."
+    )
+    model_version: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="The version to serve; the newest where not set."
+    )
+    engine: Literal["auto", "openvino", "tensorflow"] = Field(
+        default="auto", description="What runs the model; auto is OpenVINO where installed."
+    )
+    threads: Annotated[int, Field(ge=1, le=512)] | None = Field(
+        default=None,
+        description="Threads for decoding and inference; where not set, as many as the CPUs that "
+        "the process may use (affinity and cgroup quota).",
+    )
+    acceptance: Literal["enforce", "warn"] = Field(
+        default="enforce",
+        description="What happens to an image that is no frontal chest X-ray: enforce refuses it, "
+        "warn answers with a warning.",
+    )
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=64 * 2**20,
+        description="Largest body of one request, in bytes, with all of its files.",
+    )
+    max_pixels: Annotated[int, Field(ge=224 * 224)] = Field(
+        default=64_000_000, description="Largest image that is decoded, width times height."
+    )
+    max_batch: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=16, description="Most files in one batch request."
+    )
+    queue_limit: Annotated[int, Field(ge=1)] = Field(
+        default=64, description="Images that may wait for a thread; one more is answered with 503."
+    )
+    request_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0,
+        description="Seconds from a request's head to its answer; after them it gets a 504.",
+    )
+    shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
+        default=20,
+        description="Seconds that running requests get to finish when the service is stopped.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged."
+    )
+
+    @model_validator(mode="after")
+    def _a_batch_fits_the_queue(self) -> Self:
+        if self.queue_limit < self.max_batch:
+            raise ValueError(
+                f"expected a queue_limit of at least max_batch ({self.max_batch}); "
+                f"received {self.queue_limit}"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsInvalid: A value cannot be used, or a variable with the prefix is no setting: a
+            misspelt one would otherwise be ignored without a word.
+    """
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise SettingsInvalid(f"{name} is not a setting{hint}.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{PREFIX}{part.upper()}: " for part in map(str, first["loc"][:1]))
+        message = first["msg"].removeprefix("Value error, ")
+        received = f"; received {first['input']!r}" if where else ""
+        raise SettingsInvalid(f"{where}{message}{received}.") from error

@@ -1,0 +1,125 @@
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from app.release import MANIFEST
+from tests import fakes
+from tests.fakes import gray_png
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["covid-xray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def served(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COVID_XRAY_MODEL_STORE", str(tiny_store))
+    return tiny_store
+
+
+def is_one_sentence(text: str) -> bool:
+    return re.fullmatch(r"covid-xray: [^\n]+\.\n", text) is not None
+
+
+def test_verify_tells_what_it_found_in_every_engine(run: Run, tiny_store: Path) -> None:
+    code, out, _ = run("verify", tiny_store / fakes.NAME / "1")
+    assert code == 0
+    assert f"{fakes.NAME} version 1" in out
+    for engine in ("openvino", "tensorflow"):
+        assert re.search(rf"{engine} +COVID-19 0\.\d{{4}}, Normal .* golden answer", out)
+
+
+def test_verify_of_no_release_ends_in_one_sentence(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("verify", tmp_path / "1")
+    assert (code, out) == (1, "")
+    assert is_one_sentence(err)
+
+
+def test_verify_of_a_changed_release_ends_in_one_sentence(run: Run, tmp_path: Path) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    (folder / "saved_model.pb").write_bytes(b"changed")
+    code, _, err = run("verify", folder)
+    assert code == 1
+    assert is_one_sentence(err)
+
+
+def test_verify_of_a_release_with_another_answer_ends_in_one_sentence(
+    run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorflow", reason="writes a SavedModel")
+    folder = fakes.write_tiny_release(tmp_path)
+    content = json.loads((folder / MANIFEST).read_text())
+    content["golden"]["probabilities"] = [0.99, 0.01]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    code, _, err = run("verify", folder)
+    assert code == 1
+    assert is_one_sentence(err)
+    assert "probability 0.9900" in err
+
+
+@pytest.mark.usefixtures("served")
+def test_predict_prints_a_row_per_file_and_fails_where_one_has_no_answer(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "good.png").write_bytes(gray_png(204))
+    (tmp_path / "bad.png").write_bytes(b"text")
+    code, out, _ = run("predict", tmp_path / "good.png")
+    assert code == 0
+    assert re.fullmatch(r"COVID-19 +80\.0%  .*good\.png\n", out)
+    code, out, _ = run("predict", tmp_path / "bad.png", tmp_path / "good.png", tmp_path / "none")
+    bad, good, none = out.splitlines()
+    assert code == 1
+    assert "no known image type" in bad
+    assert good.startswith("COVID-19")
+    assert "No such file" in none
+
+
+@pytest.mark.usefixtures("served")
+def test_predict_prints_lines_of_json(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(gray_png(51))
+    (tmp_path / "bad.png").write_bytes(b"text")
+    paths = [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "none"]
+    code, out, _ = run("predict", "--json", *paths)
+    good, bad, none = map(json.loads, out.splitlines())
+    assert code == 1
+    assert (good["file"], good["label"]) == (str(paths[0]), "Normal")
+    assert bad["problem"]["code"] == "unsupported-image-type"
+    assert none["problem"]["detail"] == "No such file or directory."
+
+
+def test_predict_without_a_release_ends_in_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVID_XRAY_MODEL_STORE", str(tmp_path))
+    code, _, err = run("predict", tmp_path / "any.png")
+    assert code == 1
+    assert is_one_sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("COVID_XRAY_PORT", "http"), ("COVID_XRAY_PROT", "8000")]
+)
+def test_a_setting_that_cannot_be_used_ends_in_one_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, _, err = run("serve")
+    assert code == 1
+    assert is_one_sentence(err)
+    assert name in err

@@ -1,0 +1,182 @@
+import importlib.util
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.engines import (
+    Engine,
+    OpenVinoEngine,
+    TensorFlowEngine,
+    available_cpus,
+    create_engine,
+    installed_engines,
+)
+from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
+from app.imaging import phantom
+from app.release import EngineName
+from tests import fakes
+
+ENGINES: tuple[EngineName, ...] = ("openvino", "tensorflow")
+
+
+@pytest.fixture
+def saved_model(tiny_store: Path) -> Path:
+    return tiny_store / fakes.NAME / "1"
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, saved_model: Path) -> Engine:
+    return create_engine(saved_model, request.param, threads=2)
+
+
+def test_an_answer_has_one_row_per_image_and_the_graphs_values(engine: Engine) -> None:
+    images = np.concatenate([phantom()[None], np.full((2, 224, 224, 1), 51, np.uint8)])
+    found, expected = engine.predict(images), fakes.answer(images)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.heatmap, expected.heatmap, atol=1e-5)
+    np.testing.assert_allclose(found.acceptance, expected.acceptance, atol=1e-5)
+    assert found.probabilities.dtype == np.float32
+
+
+def test_an_answer_is_not_overwritten_by_the_next(engine: Engine) -> None:
+    first = engine.predict(np.zeros((1, 224, 224, 1), np.uint8))
+    engine.predict(np.full((1, 224, 224, 1), 255, np.uint8))
+    assert first.probabilities[0, 0] == pytest.approx(0)
+
+
+def test_many_threads_get_each_their_own_answer(engine: Engine) -> None:
+    def ask(value: int) -> float:
+        images = np.full((1, 224, 224, 1), value, np.uint8)
+        return float(engine.predict(images).probabilities[0, 0])
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert answers == pytest.approx([value / 255 for value in range(64)], abs=1e-5)
+
+
+def test_a_closed_engine_answers_no_more(engine: Engine) -> None:
+    engine.close()
+    engine.close()
+    for _ in range(3):
+        with pytest.raises(InferenceFailed, match="a closed one"):
+            engine.predict(phantom()[None])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((0, 224, 224, 1), np.uint8),
+        np.zeros((1, 224, 224, 1), np.float32),
+        np.zeros((1, 224, 224, 3), np.uint8),
+        np.zeros((224, 224, 1), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype}-{images.shape}",
+)
+def test_images_of_another_form_are_refused(engine: Engine, images: np.ndarray) -> None:
+    with pytest.raises(InferenceFailed, match="uint8"):
+        engine.predict(images)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("content", [None, b"", b"no graph"])
+def test_a_folder_without_a_graph_is_an_invalid_release(
+    tmp_path: Path, name: EngineName, content: bytes | None
+) -> None:
+    pytest.importorskip(name)
+    if content is not None:
+        (tmp_path / "saved_model.pb").write_bytes(content)
+    with pytest.raises(ReleaseInvalid, match="a SavedModel that"):
+        create_engine(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_graph_without_a_releases_outputs_is_invalid(tmp_path: Path, name: EngineName) -> None:
+    tf = pytest.importorskip("tensorflow")
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 224, 224, 1], tf.uint8, name="image")
+    module.serve = tf.function(
+        lambda image: {"probabilities": tf.cast(image[:, 0, :2, 0], tf.float32)},
+        input_signature=[spec],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    with pytest.raises(ReleaseInvalid, match=r"a tensor called (acceptance|heatmap)"):
+        create_engine(tmp_path, name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: float) -> None:
+    tf = pytest.importorskip("tensorflow")
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 224, 224, 1], tf.uint8, name="image")
+
+    def signature(image: object) -> dict[str, object]:
+        zeros = tf.cast(tf.reduce_sum(image, [1, 2, 3]) * 0, tf.float32)
+        return {
+            "probabilities": tf.stack([zeros + value, zeros], 1),
+            "heatmap": tf.zeros([tf.shape(zeros)[0], 7, 7]),
+            "acceptance": zeros,
+        }
+
+    module.serve = tf.function(signature, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    with pytest.raises(InferenceFailed, match=r"probabilities in \[0, 1\]"):
+        TensorFlowEngine(tmp_path, 1).predict(phantom()[None])
+
+
+def test_auto_prefers_openvino(saved_model: Path) -> None:
+    assert isinstance(create_engine(saved_model), OpenVinoEngine)
+
+
+def test_auto_takes_tensorflow_where_openvino_is_missing(
+    saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "openvino" else find(name)
+    )
+    assert installed_engines() == ("tensorflow",)
+    assert isinstance(create_engine(saved_model), TensorFlowEngine)
+
+
+def test_without_any_engine_the_reason_is_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EngineUnavailable, match="OpenVINO or TensorFlow to be installed"):
+        create_engine(tmp_path)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_is_asked_for_but_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: EngineName
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # which makes its import fail
+    with pytest.raises(EngineUnavailable, match=name):
+        create_engine(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_available_cpus_keep_to_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cpus(tmp_path) == cpus

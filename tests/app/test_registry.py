@@ -1,0 +1,146 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.errors import InferenceFailed, NotReady, ReleaseInvalid, ReleaseNotFound
+from app.registry import Registry, State, open_servable
+from tests import fakes
+from tests.fakes import FakeEngine
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, engine: FakeEngine) -> Registry:
+    return Registry(tmp_path, fakes.NAME, lambda _: engine)
+
+
+def test_the_newest_version_is_served_by_number_not_by_name(
+    tmp_path: Path, registry: Registry
+) -> None:
+    for version in (9, 10):
+        fakes.write_fake_release(tmp_path, version)
+    assert registry.load().release.manifest.version == 10
+    assert [(entry.version, entry.state) for entry in registry.entries] == [
+        (10, State.SERVING),
+        (9, State.AVAILABLE),
+    ]
+
+
+def test_a_pinned_version_is_served(tmp_path: Path, registry: Registry) -> None:
+    for version in (1, 2):
+        fakes.write_fake_release(tmp_path, version)
+    assert registry.load(1).release.manifest.version == 1
+    assert registry.entry(2).state is State.AVAILABLE
+
+
+def test_what_is_no_version_is_passed_over(tmp_path: Path, registry: Registry) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    for name in ("0", "02", "latest", "3.tmp", ".4"):
+        (tmp_path / fakes.NAME / name).mkdir()
+    (tmp_path / fakes.NAME / "5").touch()
+    registry.load()
+    assert [entry.version for entry in registry.entries] == [1]
+
+
+def test_an_empty_store_is_not_found(registry: Registry) -> None:
+    with pytest.raises(ReleaseNotFound, match="a release in"):
+        registry.load()
+
+
+def test_a_pinned_version_that_is_missing_is_not_found(tmp_path: Path, registry: Registry) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    with pytest.raises(ReleaseNotFound):
+        registry.load(2)
+
+
+def test_a_broken_newest_version_is_not_passed_over(tmp_path: Path, registry: Registry) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    newest = fakes.write_fake_release(tmp_path, 2)
+    (newest / "saved_model.pb").write_bytes(b"changed")
+    with pytest.raises(ReleaseInvalid):
+        registry.load()
+
+
+def test_a_broken_version_that_is_not_served_is_refused_with_a_reason_without_paths(
+    tmp_path: Path, registry: Registry
+) -> None:
+    broken = fakes.write_fake_release(tmp_path, 1)
+    (broken / "saved_model.pb").write_bytes(b"changed")
+    fakes.write_fake_release(tmp_path, 2)
+    registry.load()
+    entry = registry.entry(1)
+    assert entry.state is State.REFUSED
+    assert entry.reason == "release-invalid: The release is invalid"
+
+
+def test_another_resize_rule_is_refused(tmp_path: Path, registry: Registry) -> None:
+    fakes.write_fake_release(tmp_path, input={"resize": "crop-224-v1"})
+    with pytest.raises(ReleaseInvalid, match="resize rule"):
+        registry.load()
+
+
+def test_another_models_release_is_refused(tmp_path: Path) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    other = shutil.copytree(folder, tmp_path / "other" / "1")
+    with pytest.raises(ReleaseInvalid, match="model other in the manifest"):
+        open_servable(other)
+
+
+@pytest.mark.parametrize(
+    ("golden", "what"),
+    [
+        ({"probabilities": (0.9, 0.1)}, "probability 0.9000"),
+        ({"acceptance": 0.5}, "acceptance 0.5000"),
+        ({"heatmap_mean": 0.1}, "heatmap mean 0.1000"),
+    ],
+)
+def test_another_golden_answer_is_refused_and_its_engine_closed(
+    tmp_path: Path, registry: Registry, engine: FakeEngine, golden: dict[str, object], what: str
+) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    right = fakes.manifest_content(folder)["golden"]
+    fakes.write_manifest(folder, golden=right | golden)
+    with pytest.raises(ReleaseInvalid, match=what):
+        registry.load()
+    assert engine.closed
+
+
+def test_an_engine_that_fails_on_the_phantom_is_not_served(
+    tmp_path: Path, registry: Registry, engine: FakeEngine
+) -> None:
+    fakes.write_fake_release(tmp_path)
+    engine.failing = True
+    with pytest.raises(InferenceFailed):
+        registry.load()
+    with pytest.raises(NotReady):
+        _ = registry.serving
+
+
+def test_a_loaded_release_is_warm(tmp_path: Path, registry: Registry, engine: FakeEngine) -> None:
+    fakes.write_fake_release(tmp_path)
+    assert registry.load().inference_s >= 0
+    assert engine.calls == 2
+
+
+def test_after_closing_nothing_is_served(
+    tmp_path: Path, registry: Registry, engine: FakeEngine
+) -> None:
+    fakes.write_fake_release(tmp_path)
+    registry.load()
+    registry.close()
+    registry.close()
+    assert engine.closed
+    with pytest.raises(NotReady):
+        _ = registry.serving
+
+
+def test_a_version_that_is_not_there_is_not_found(tmp_path: Path, registry: Registry) -> None:
+    fakes.write_fake_release(tmp_path)
+    registry.load()
+    with pytest.raises(ReleaseNotFound):
+        registry.entry(2)

@@ -1,0 +1,148 @@
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from threading import Event
+
+import pytest
+
+from app.errors import DeadlinePassed, NotReady, Overloaded
+from app.scheduler import Place, Scheduler
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def scheduler() -> AsyncIterator[Scheduler]:
+    """One thread, one image that may wait, and two seconds per image."""
+    scheduler = Scheduler(workers=1, queue_limit=1, service_s=2)
+    yield scheduler
+    await scheduler.close()
+
+
+class Blocker:
+    """A job that runs until it is let go."""
+
+    def __init__(self) -> None:
+        self.started = Event()
+        self.let_go = Event()
+
+    def __call__(self) -> str:
+        self.started.set()
+        self.let_go.wait(30)
+        return "done"
+
+    async def hold(self, place: Place) -> asyncio.Task[str]:
+        task = asyncio.create_task(place.run(self))
+        await asyncio.to_thread(self.started.wait, 30)
+        return task
+
+
+async def test_a_job_runs_and_its_result_is_returned(scheduler: Scheduler) -> None:
+    with scheduler.admit(math.inf) as (place,):
+        assert await place.run(lambda: 42) == 42
+        assert place.worked_s >= 0
+        assert place.waited_s >= 0
+
+
+async def test_a_jobs_error_is_its_callers_and_the_thread_lives_on(scheduler: Scheduler) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with scheduler.admit(math.inf) as (place,), pytest.raises(ZeroDivisionError):
+        await place.run(fail)
+    with scheduler.admit(math.inf) as (place,):
+        assert await place.run(lambda: 1) == 1
+
+
+async def test_beyond_its_places_nothing_is_admitted(scheduler: Scheduler) -> None:
+    with scheduler.admit(math.inf, 2):
+        with pytest.raises(Overloaded, match="1 free of 2 places; received 0") as caught:
+            scheduler.admit(math.inf).__enter__()
+        assert caught.value.retry_after_s == pytest.approx(4)
+    with scheduler.admit(math.inf):
+        pass
+
+
+async def test_a_request_gets_all_of_its_places_or_none(scheduler: Scheduler) -> None:
+    with scheduler.admit(math.inf), pytest.raises(Overloaded):
+        scheduler.admit(math.inf, 2).__enter__()
+    scheduler.check_room(2)
+
+
+async def test_the_wait_that_is_told_follows_the_measured_time(scheduler: Scheduler) -> None:
+    before = scheduler.retry_after_s
+    for _ in range(20):
+        with scheduler.admit(math.inf) as (place,):
+            await place.run(lambda: None)
+    assert scheduler.retry_after_s < before / 2
+
+
+async def test_a_deadline_that_passed_before_the_job_began_drops_it(scheduler: Scheduler) -> None:
+    ran = Event()
+    with scheduler.admit(time.monotonic()) as (place,), pytest.raises(DeadlinePassed):
+        await place.run(ran.set)
+    assert not ran.is_set()
+
+
+async def test_a_deadline_that_passes_while_a_job_waits_drops_it(scheduler: Scheduler) -> None:
+    blocker, ran = Blocker(), Event()
+    with scheduler.admit(math.inf) as (first,):
+        running = await blocker.hold(first)
+        with scheduler.admit(time.monotonic() + 0.01) as (second,), pytest.raises(DeadlinePassed):
+            await second.run(ran.set)
+        blocker.let_go.set()
+        assert await running == "done"
+    await scheduler.close()
+    assert not ran.is_set()
+
+
+async def test_a_request_that_is_cancelled_while_it_waits_is_dropped(scheduler: Scheduler) -> None:
+    blocker, ran = Blocker(), Event()
+    with scheduler.admit(math.inf, 2) as (first, second):
+        running = await blocker.hold(first)
+        waiting = asyncio.create_task(second.run(ran.set))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        blocker.let_go.set()
+        assert await running == "done"
+    await scheduler.close()
+    assert not ran.is_set()
+
+
+async def test_a_job_whose_caller_left_learns_it_before_its_next_step(scheduler: Scheduler) -> None:
+    blocker, outcome = Blocker(), list[str]()
+
+    with scheduler.admit(math.inf) as (place,):
+
+        def job() -> None:
+            blocker()
+            try:
+                place.check()
+            except DeadlinePassed as error:
+                outcome.append(error.code)
+
+        running = asyncio.create_task(place.run(job))
+        await asyncio.to_thread(blocker.started.wait, 30)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        blocker.let_go.set()
+    await scheduler.close()
+    assert outcome == ["deadline-passed"]
+
+
+async def test_closing_waits_for_what_runs_and_admits_nothing_more(scheduler: Scheduler) -> None:
+    blocker = Blocker()
+    with scheduler.admit(math.inf) as (place,):
+        running = await blocker.hold(place)
+        closing = asyncio.create_task(scheduler.close())
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady, match="one that is stopping"):
+            scheduler.check_room()
+        assert not closing.done()
+        blocker.let_go.set()
+        assert await running == "done"
+    await closing

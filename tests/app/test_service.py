@@ -1,0 +1,202 @@
+import io
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import (
+    DeadlinePassed,
+    InferenceFailed,
+    NotAChestRadiograph,
+    Overloaded,
+    UnsupportedImageType,
+)
+from app.imaging import phantom
+from app.main import open_service
+from app.overlay import MAX_SIDE, draw_overlay
+from app.service import InferenceService, Prediction
+from app.settings import Settings
+from tests import fakes
+from tests.fakes import FakeEngine, gray_png
+
+pytestmark = pytest.mark.anyio
+
+Open = Callable[..., AbstractAsyncContextManager[InferenceService]]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, engine: FakeEngine) -> Open:
+    @asynccontextmanager
+    async def opened(
+        manifest: dict[str, Any] | None = None, **settings: object
+    ) -> AsyncIterator[InferenceService]:
+        fakes.write_fake_release(tmp_path, **(manifest or {}))
+        chosen = Settings.model_validate({"model_store": tmp_path, "threads": 2, **settings})
+        async with open_service(chosen, fakes.factory(engine)) as service:
+            yield service
+
+    return opened
+
+
+async def test_a_prediction_tells_everything_about_itself(opened: Open) -> None:
+    async with opened() as service:
+        prediction = await service.predict(gray_png(204), math.inf)
+        release = service.registry.serving.release
+    assert prediction.label == "COVID-19"
+    assert prediction.probabilities == pytest.approx({"COVID-19": 0.8, "Normal": 0.2})
+    assert prediction.decision_threshold == 0.5
+    assert (prediction.acceptance.score, prediction.acceptance.threshold) == (1, 0.5)
+    assert prediction.warnings == ()
+    assert (prediction.image.format, prediction.image.width, prediction.image.height) == (
+        "PNG",
+        100,
+        80,
+    )
+    assert (prediction.model.name, prediction.model.version) == (fakes.NAME, 1)
+    assert prediction.model.digest == release.digest
+    assert list(prediction.timings_ms) == ["decode", "queue", "inference", "total"]
+
+
+async def test_two_predictions_have_two_ids(opened: Open) -> None:
+    async with opened() as service:
+        first, second = [await service.predict(gray_png(), math.inf) for _ in range(2)]
+    assert first.id != second.id
+    assert first.image.sha256 == second.image.sha256
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "label"),
+    [(255, 1.0, "COVID-19"), (254, 1.0, "Normal"), (0, 0.0, "COVID-19"), (51, 0.3, "Normal")],
+)
+async def test_the_threshold_is_inclusive(
+    opened: Open, value: int, threshold: float, label: str
+) -> None:
+    decision = {"threshold": threshold, "rule": "fixed"}
+    async with opened({"decision": decision}) as service:
+        assert (await service.predict(gray_png(value), math.inf)).label == label
+
+
+async def test_what_is_no_chest_xray_is_refused(opened: Open, engine: FakeEngine) -> None:
+    async with opened() as service:
+        engine.acceptance = 0.25
+        with pytest.raises(NotAChestRadiograph, match=r"at least 0\.5; received .* 0\.25"):
+            await service.predict(gray_png(), math.inf)
+        with pytest.raises(NotAChestRadiograph):
+            await service.explain(gray_png(), math.inf)
+
+
+async def test_what_is_no_chest_xray_is_warned_of_where_so_chosen(
+    opened: Open, engine: FakeEngine
+) -> None:
+    async with opened(acceptance="warn") as service:
+        engine.acceptance = 0.25
+        prediction = await service.predict(gray_png(), math.inf)
+    assert [warning.code for warning in prediction.warnings] == ["not-a-chest-radiograph"]
+    assert prediction.acceptance.score == 0.25
+
+
+async def test_a_release_without_trained_acceptance_warns_and_refuses_nothing(
+    opened: Open, engine: FakeEngine
+) -> None:
+    acceptance = {"trained": False, "threshold": 0.5, "rule": "none"}
+    async with opened({"acceptance": acceptance}) as service:
+        engine.acceptance = 0.25
+        prediction = await service.predict(gray_png(), math.inf)
+    assert [warning.code for warning in prediction.warnings] == ["acceptance-not-trained"]
+
+
+async def test_what_the_decoder_had_to_decide_is_among_the_warnings(opened: Open) -> None:
+    data = fakes.encode(np.full((80, 100), 4095, np.uint16))
+    async with opened() as service:
+        prediction = await service.predict(data, math.inf)
+    assert [warning.code for warning in prediction.warnings] == ["bit-depth-inferred"]
+
+
+async def test_a_batch_keeps_its_order_and_each_failure_to_its_image(opened: Open) -> None:
+    async with opened() as service:
+        answers = await service.predict_batch([gray_png(0), b"text", gray_png(255)], math.inf)
+    first, second, third = answers
+    assert isinstance(first, Prediction)
+    assert isinstance(second, UnsupportedImageType)
+    assert isinstance(third, Prediction)
+    assert (first.label, third.label) == ("Normal", "COVID-19")
+
+
+async def test_a_batch_that_finds_no_places_is_refused_as_a_whole(opened: Open) -> None:
+    async with opened(queue_limit=2, max_batch=2) as service:
+        with pytest.raises(Overloaded):
+            await service.predict_batch([gray_png()] * 5, math.inf)
+
+
+async def test_an_image_whose_deadline_passed_is_not_inferred(
+    opened: Open, engine: FakeEngine
+) -> None:
+    async with opened() as service:
+        calls = engine.calls
+        with pytest.raises(DeadlinePassed):
+            await service.predict(gray_png(), 0)
+        assert engine.calls == calls
+
+
+async def test_a_failing_engine_fails_its_request_only(opened: Open, engine: FakeEngine) -> None:
+    async with opened() as service:
+        engine.failing = True
+        with pytest.raises(InferenceFailed):
+            await service.predict(gray_png(), math.inf)
+        engine.failing = False
+        assert (await service.predict(gray_png(), math.inf)).label == "COVID-19"
+
+
+async def test_leaving_closes_the_engine(opened: Open, engine: FakeEngine) -> None:
+    async with opened():
+        assert not engine.closed
+    assert engine.closed
+
+
+async def test_a_heatmap_is_a_png_of_the_xrays_own_aspect(opened: Open) -> None:
+    async with opened() as service:
+        png = await service.explain(gray_png(height=80, width=120), math.inf)
+    with Image.open(io.BytesIO(png)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (120, 80))
+
+
+def _draw(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    with Image.open(io.BytesIO(draw_overlay(pixels, heatmap))) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_without_heat_the_xray_is_as_it_was() -> None:
+    pixels = phantom()[..., 0]
+    drawn = _draw(pixels, np.zeros((7, 7), np.float32))
+    np.testing.assert_array_equal(drawn, np.repeat(pixels[..., None], 3, axis=2))
+
+
+def test_the_hottest_point_has_the_brightest_color_and_the_xray_still_shows() -> None:
+    black, white = (
+        _draw(np.full((70, 70), value, np.uint8), np.ones((7, 7), np.float32)) for value in (0, 255)
+    )
+    assert np.unique(black.reshape(-1, 3), axis=0).tolist() == [[164, 166, 107]]
+    assert ((white - black) == 89).all()  # what 65% opacity leaves of 255
+
+
+def test_heat_is_drawn_where_it_is() -> None:
+    heatmap = np.zeros((7, 7), np.float32)
+    heatmap[1, 5] = 1
+    drawn = _draw(np.zeros((140, 280), np.uint8), heatmap).sum(axis=2)
+    y, x = np.unravel_index(drawn.argmax(), drawn.shape)
+    assert (y // 20, x // 40) == (1, 5)
+
+
+def test_a_large_xray_is_drawn_smaller() -> None:
+    drawn = _draw(np.zeros((1000, 3000), np.uint8), np.zeros((7, 7), np.float32))
+    assert drawn.shape[:2] == (341, MAX_SIDE)

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, SettingsInvalid, load_settings
+
+
+def test_without_variables_the_service_listens_on_this_machine_only_and_refuses_non_xrays() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.acceptance == "enforce"
+    assert settings.model_version is None
+
+
+def test_the_default_store_is_beside_the_package() -> None:
+    assert load_settings().model_store == Path(__file__).parents[2] / "model_store"
+
+
+def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_PORT", "9000")
+    monkeypatch.setenv("COVID_XRAY_ACCEPTANCE", "warn")
+    monkeypatch.setenv("COVID_XRAY_MODEL_VERSION", "3")
+    settings = load_settings()
+    assert (settings.port, settings.acceptance, settings.model_version) == (9000, "warn", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("PORT", "http"),
+        ("ENGINE", "onnx"),
+        ("ACCEPTANCE", "ignore"),
+        ("THREADS", "0"),
+        ("MODEL_NAME", "../other"),
+        ("REQUEST_TIMEOUT_S", "-1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"COVID_XRAY_{name}", value)
+    with pytest.raises(SettingsInvalid, match=rf"COVID_XRAY_{name}: .*; received '{value}'\."):
+        load_settings()
+
+
+def test_a_misspelt_variable_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_PROT", "9000")
+    with pytest.raises(SettingsInvalid, match="did you mean COVID_XRAY_PORT"):
+        load_settings()
+
+
+def test_a_queue_that_no_batch_fits_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_QUEUE_LIMIT", "3")
+    with pytest.raises(SettingsInvalid, match=r"at least max_batch \(16\); received 3"):
+        load_settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_every_field_is_documented() -> None:
+    assert all(field.description for field in Settings.model_fields.values())

@@ -1,0 +1,189 @@
+"""Stand-ins that tests share: releases, engines and images that cost milliseconds."""
+
+import io
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.engines import EngineChoice, EngineFactory, Predictions
+from app.errors import InferenceFailed
+from app.imaging import RESIZE_RULE, phantom
+from app.release import MANIFEST, EngineName, Manifest, Precision, hash_files
+
+NAME = "covid19-resnet50"
+LABELS = ("COVID-19", "Normal")
+
+
+class FakeEngine:
+    """Answers with the mean brightness as the probability of COVID-19.
+
+    Args:
+        acceptance: The score that every image gets.
+    """
+
+    name: EngineName = "openvino"
+    precision: Precision = "f32"
+
+    def __init__(self, acceptance: float = 1.0) -> None:
+        self.acceptance = acceptance
+        self.calls = 0
+        self.closed = False
+        self.failing = False
+        self.crashing = False
+        self.may_answer = Event()
+        self.may_answer.set()
+        self.started = Event()
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        self.calls += 1
+        self.started.set()
+        self.may_answer.wait(30)
+        if self.failing:
+            raise InferenceFailed("an answer", "a secret of the engine")
+        if self.crashing:
+            raise ZeroDivisionError("a secret of the engine")
+        return answer(images, self.acceptance)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer(images: NDArray[np.uint8], acceptance: float = 1.0) -> Predictions:
+    """What the fake engine and the tiny SavedModel say."""
+    x = images[..., 0].astype(np.float32) / 255
+    p = x.mean(axis=(1, 2))
+    return Predictions(
+        probabilities=np.stack([p, 1 - p], axis=1),
+        heatmap=x.reshape(-1, 7, 32, 7, 32).mean(axis=(2, 4)),
+        acceptance=np.full(len(x), acceptance, np.float32),
+    )
+
+
+def factory(engine: FakeEngine) -> EngineFactory:
+    """Make an engine factory that always gives one engine."""
+
+    def new_engine(path: Path, choice: EngineChoice, threads: int | None) -> FakeEngine:
+        assert path.is_dir()
+        assert choice == "auto"
+        assert threads
+        return engine
+
+    return new_engine
+
+
+def write_fake_release(store: Path, version: int = 1, **overrides: object) -> Path:
+    """Write a release whose SavedModel only a fake engine can run."""
+    folder = store / NAME / str(version)
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"no graph")
+    return write_manifest(folder, **overrides)
+
+
+def write_tiny_release(store: Path, version: int = 1, **overrides: object) -> Path:
+    """Write a release that every engine runs and that answers as `FakeEngine` does."""
+    folder = store / NAME / str(version)
+    folder.mkdir(parents=True)
+    write_tiny_saved_model(folder)
+    return write_manifest(folder, **overrides)
+
+
+def write_manifest(folder: Path, **overrides: object) -> Path:
+    """Write a valid manifest for the files that a folder has.
+
+    Args:
+        folder: The release.
+        overrides: Fields of the manifest that are to be other than right.
+    """
+    content = manifest_content(folder) | overrides
+    Manifest.model_validate(content)
+    (folder / MANIFEST).write_text(json.dumps(content, default=str))
+    return folder
+
+
+def manifest_content(folder: Path) -> dict[str, Any]:
+    """Make a manifest's content for the files that a folder has."""
+    golden = answer(phantom()[np.newaxis])
+    return {
+        "name": NAME,
+        "version": int(folder.name),
+        "created": datetime(2026, 1, 1, tzinfo=UTC),
+        "labels": LABELS,
+        "input": {"resize": RESIZE_RULE},
+        "decision": {"threshold": 0.5, "rule": "fixed"},
+        "temperature": 1.0,
+        "acceptance": {"trained": True, "threshold": 0.5, "rule": "fixed"},
+        "metrics": [
+            {
+                "name": "whole",
+                "split": "test",
+                "images": {"COVID-19": 1, "Normal": 1},
+                "metrics": {"auc": {"value": 0.5, "low": 0.4, "high": 0.6}},
+            }
+        ],
+        "precisions": {"openvino": ["f32"], "tensorflow": ["f32"]},
+        "golden": {
+            "probabilities": golden.probabilities[0].tolist(),
+            "acceptance": 1.0,
+            "heatmap_mean": float(golden.heatmap.mean()),
+            "tolerance": 0.001,
+        },
+        "training": {
+            "command": "none",
+            "config": {},
+            "seed": 0,
+            "backbone": "none",
+            "epochs": 0,
+            "packages": {},
+            "python": "3.11",
+            "hardware": "any",
+            "dataset": {"fingerprint": "0" * 64, "images": {}},
+        },
+        "files": hash_files(folder),
+    }
+
+
+def write_tiny_saved_model(folder: Path) -> None:
+    """Write a SavedModel with the signature of a release, that answers as `FakeEngine` does."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf  # noqa: PLC0415 -- most tests do without its seven seconds
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+    def signature(image: object) -> dict[str, object]:
+        x = tf.cast(image, tf.float32) / 255
+        p = tf.reduce_mean(x, [1, 2, 3])
+        return {
+            "probabilities": tf.stack([p, 1 - p], 1),
+            "heatmap": tf.nn.avg_pool2d(x, 32, 32, "VALID")[..., 0],
+            "acceptance": tf.ones_like(p),
+        }
+
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 224, 224, 1], tf.uint8, name="image")
+    module.serve = tf.function(signature, input_signature=[spec])
+    tf.saved_model.save(module, str(folder), signatures=module.serve)
+
+
+def encode(pixels: NDArray[Any], kind: str = "PNG", **options: object) -> bytes:
+    """Write an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gray_png(value: int = 200, height: int = 80, width: int = 100) -> bytes:
+    """Write an even gray X-ray."""
+    return encode(np.full((height, width), value, np.uint8))
+
+
+def noise_png(side: int) -> bytes:
+    """Write an image that does not compress: about `side` squared bytes."""
+    return encode(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8))

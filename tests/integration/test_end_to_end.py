@@ -1,0 +1,101 @@
+"""From a folder of images to an answer over HTTP, with the real programs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.release import open_release
+from tests.integration.server import Start
+from tests.training.conftest import draw
+
+pytest.importorskip("tensorflow", reason="training needs the extra `train`")
+
+RECIPE = """
+name = "covid19-resnet50"
+backbone = "none"
+[data]
+folds = 4
+other_labels = ["Pneumonia"]
+[[stages]]
+name = "all"
+train_from = "all"
+batch_norm = "training"
+epochs = 1
+size = 32
+batch_size = 8
+learning_rate = 1e-3
+"""
+
+
+def training(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "training", *map(str, arguments)]
+    return subprocess.run(  # noqa: S603 -- our own program
+        command,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=os.environ,
+    )
+
+
+def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, start: Start) -> None:
+    data, recipe, store = tmp_path / "data", tmp_path / "tiny.toml", tmp_path / "store"
+    draw(data / "COVID-19", 16, brightness=90)
+    draw(data / "Normal", 16, brightness=0)
+    draw(data / "Pneumonia", 3, brightness=40)
+    (data / "Normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    recipe.write_text(RECIPE)
+    options = ("--data", data, "--config", recipe, "--work", tmp_path / "work", "--out", store)
+
+    done = training("run", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "not used: Normal/broken.png" in done.stderr
+
+    release = open_release(store / "covid19-resnet50" / "1")
+    manifest = release.manifest
+    assert {c.split for c in manifest.metrics} == {"test", "validation", "held-out"}
+    assert manifest.precisions["openvino"] == ("f32",)
+    assert manifest.training.dataset.images["held-out"] == {"Pneumonia": 3}
+    assert not manifest.acceptance.trained
+    card = (release.path / "MODEL_CARD.md").read_text()
+    assert "no medical device" in card
+    assert manifest.training.command in card
+    assert f"{manifest.decision.threshold:.4f}" in card
+    for plot in ("roc", "confusion", "reliability", "training"):
+        assert (release.path / "evaluation" / f"{plot}.png").stat().st_size > 5000
+
+    server = start(model_store=store).wait_until_ready()
+    answer = server.predict((data / "COVID-19" / "00.png").read_bytes())
+    assert answer.status_code == 200
+    body = answer.json()
+    assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert body["model"]["digest"] == release.digest
+
+
+def test_an_error_is_one_sentence_and_no_traceback(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE)
+    done = training(
+        "scan", "--data", tmp_path / "gone", "--config", recipe, "--work", tmp_path / "work"
+    )
+    assert done.returncode == 1
+    assert "no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    data, recipe = tmp_path / "data", tmp_path / "tiny.toml"
+    draw(data / "COVID-19", 8, brightness=90)
+    draw(data / "Normal", 8, brightness=0)
+    recipe.write_text(RECIPE)
+    options = ("--data", data, "--config", recipe, "--work", tmp_path / "work")
+    assert training("scan", *options).returncode == 0
+    recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
+    done = training("fit", *options)
+    assert done.returncode == 1
+    assert "same config" in done.stderr

@@ -1,0 +1,164 @@
+"""A real `covid-xray serve` in a process of its own, on a free port."""
+
+import io
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests import fakes
+from tests.fakes import gray_png
+from tests.integration.server import Server, Start
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "keras"):
+    sys.modules[name] = None  # which makes its import fail
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tiny_store: Path) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("COVID_XRAY_")]:
+            patch.delenv(name)
+        server = Server({"model_store": str(tiny_store)})
+    yield server.wait_until_ready()
+    server.client.close()
+    server.stop()
+
+
+def test_an_xray_is_answered(server: Server) -> None:
+    response = server.predict(gray_png(204))
+    assert response.status_code == 200
+    assert response.json()["probabilities"]["COVID-19"] == pytest.approx(0.8, abs=1e-4)
+    assert "server" not in response.headers
+
+
+def test_requests_at_the_same_time_get_each_their_own_answer(server: Server) -> None:
+    values = [0, 51, 102, 153, 204, 255] * 4
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda value: server.predict(gray_png(value)), values))
+    found = [response.json()["probabilities"]["COVID-19"] for response in responses]
+    assert found == pytest.approx([value / 255 for value in values], abs=1e-4)
+
+
+def test_a_chunked_body_without_length_is_read(server: Server) -> None:
+    request = server.client.build_request("POST", "/v1/predictions", files={"file": gray_png()})
+    content = request.read()
+    headers = {"content-type": request.headers["content-type"]}
+    chunks = (content[at : at + 100] for at in range(0, len(content), 100))
+    assert server.client.post("/v1/predictions", content=chunks, headers=headers).is_success
+
+
+def test_a_large_upload_leaves_no_file(start: Start, tiny_store: Path, tmp_path: Path) -> None:
+    server = start(model_store=tiny_store)
+    server.wait_until_ready()
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    before = _targets(descriptors)
+    request = server.client.build_request(
+        "POST", "/v1/predictions", files={"file": fakes.noise_png(2300)}
+    )
+    content = request.read()
+    assert len(content) > 5_000_000
+    seen: set[str] = set()
+
+    def chunks() -> Iterator[bytes]:
+        for at in range(0, len(content), 2**19):
+            yield content[at : at + 2**19]
+            seen.update(_targets(descriptors))
+
+    headers = {"content-type": request.headers["content-type"]}
+    assert server.client.post("/v1/predictions", content=chunks(), headers=headers).is_success
+    files = {each for each in seen - before if each.startswith("/")}
+    assert not files  # a temporary file without a name would be seen as "/tmp/#123 (deleted)"
+    assert not list(tmp_path.iterdir())
+
+
+def _targets(descriptors: Path) -> set[str]:
+    return {str(each.readlink()) for each in descriptors.iterdir()}
+
+
+def test_it_starts_and_answers_without_tensorflow(
+    start: Start, tiny_store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    server = start(model_store=tiny_store, path=tmp_path).wait_until_ready()
+    assert server.predict(gray_png()).status_code == 200
+    (listed,) = server.client.get("/v1/models").json()["models"]
+    assert listed["engine"] == "openvino"
+
+
+def test_an_engine_that_is_missing_ends_in_one_sentence(
+    start: Start, tiny_store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    code, log = start(model_store=tiny_store, path=tmp_path, engine="tensorflow").end()
+    assert code == 1
+    assert log == (
+        "covid-xray: Expected the Python package tensorflow to be installed; "
+        "received none that imports.\n"
+    )
+
+
+def test_a_missing_release_ends_in_one_sentence(start: Start, tmp_path: Path) -> None:
+    code, log = start(model_store=tmp_path).end()
+    assert code == 1
+    assert log.count("\n") == 1
+    assert log.startswith("covid-xray: Expected a release in ")
+
+
+def test_a_tampered_release_ends_in_one_sentence(start: Start, tmp_path: Path) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    (folder / "saved_model.pb").write_bytes(b"tampered")
+    code, log = start(model_store=tmp_path).end()
+    assert code == 1
+    assert log.count("\n") == 1
+    assert "saved_model.pb with SHA-256" in log
+
+
+def test_a_port_that_is_taken_ends_the_process(start: Start, tiny_store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, log = start(model_store=tiny_store, port=port).end()
+    assert code != 0
+    assert "Traceback" not in log
+    assert "address already in use" in log
+
+
+def test_a_request_that_is_under_way_when_the_process_is_stopped_is_answered(
+    start: Start, tiny_store: Path
+) -> None:
+    server = start(model_store=tiny_store).wait_until_ready()
+    request = server.client.build_request("POST", "/v1/predictions", files={"file": gray_png()})
+    content = request.read()
+
+    def chunks() -> Iterator[bytes]:
+        yield content[:100]
+        server.process.send_signal(signal.SIGTERM)
+        while "Shutting down" not in (server.process.stderr or io.StringIO()).readline():
+            pass
+        yield content[100:]
+
+    headers = {"content-type": request.headers["content-type"]}
+    response = server.client.post("/v1/predictions", content=chunks(), headers=headers)
+    assert response.status_code == 200
+    code, _ = server.end()
+    assert code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_in_order(
+    start: Start, tiny_store: Path, number: signal.Signals
+) -> None:
+    server = start(model_store=tiny_store).wait_until_ready()
+    assert server.predict(gray_png()).status_code == 200
+    code, log = server.stop(number)
+    assert code == 0
+    assert "Traceback" not in log

@@ -1,0 +1,110 @@
+"""The import rules of the design, read from the source and not from what happens to be loaded."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+APP = ROOT / "app"
+
+WEB = {"fastapi", "fastapi_offline", "starlette"}
+WEB_MODULES = {"main", "routes", "security", "observability"}
+
+# Which modules of app a module may import. What is not listed may import nothing of app.
+MAY_IMPORT = {
+    "release": {"errors"},
+    "imaging": {"errors", "imaging"},
+    "engines": {"release", "errors"},
+    "registry": {"engines", "release", "errors", "imaging"},
+    "scheduler": {"errors"},
+    "overlay": {"imaging"},
+    "service": {
+        "engines",
+        "errors",
+        "imaging",
+        "overlay",
+        "registry",
+        "release",
+        "scheduler",
+    },
+    "schemas": {"errors", "registry", "release", "service"},
+    "routes": {"errors", "schemas", "service"},
+    "security": {"errors", "schemas", "service"},
+    "observability": {"errors", "schemas", "service"},
+}
+WIRING = {"main", "cli"}
+
+
+def _sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def _name(source: Path) -> str:
+    return source.relative_to(ROOT).as_posix()
+
+
+def _imports(source: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source} imports relatively"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _of_app(source: Path) -> set[str]:
+    parts = (name.split(".") for name in _imports(source))
+    modules = {path.stem for path in APP.iterdir()}
+    return {part[1] for part in parts if part[0] == "app" and len(part) > 1 and part[1] in modules}
+
+
+def _packages(source: Path, *, top_level_only: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in _imports(source, top_level_only=top_level_only)}
+
+
+def _module(source: Path) -> str:
+    return source.relative_to(APP).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("source", _sources("app"), ids=_name)
+class TestApp:
+    def test_it_never_imports_training(self, source: Path) -> None:
+        assert "training" not in _packages(source)
+
+    def test_the_web_framework_is_only_where_http_is(self, source: Path) -> None:
+        if _module(source) not in WEB_MODULES:
+            assert not _packages(source) & WEB
+
+    def test_the_server_is_only_where_it_is_started(self, source: Path) -> None:
+        if _module(source) not in WIRING:
+            assert "uvicorn" not in _packages(source)
+
+    def test_engines_are_imported_in_engines_only_and_lazily(self, source: Path) -> None:
+        libraries = {"tensorflow", "keras", "openvino"}
+        assert not _packages(source, top_level_only=True) & libraries
+        if _module(source) != "engines":
+            assert not _packages(source) & libraries
+
+    def test_it_imports_of_app_only_what_its_job_needs(self, source: Path) -> None:
+        module = _module(source)
+        if module not in WIRING:
+            assert _of_app(source) <= MAY_IMPORT.get(module, set()), module
+
+
+@pytest.mark.parametrize("source", _sources("training"), ids=_name)
+def test_training_shares_only_pixels_releases_and_engines_with_the_service(source: Path) -> None:
+    assert _of_app(source) <= {"imaging", "release", "engines", "errors"}
+
+
+def test_main_shows_the_whole_service_in_under_80_lines() -> None:
+    assert len((APP / "main.py").read_text(encoding="utf-8").splitlines()) < 80
+
+
+@pytest.mark.parametrize("source", _sources("app"), ids=_name)
+def test_no_module_has_grown_past_its_job(source: Path) -> None:
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 400

@@ -1,0 +1,63 @@
+"""The release in `model_store/`, as it is served."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import cli
+from app.engines import create_engine
+from app.imaging import decode, to_model_input
+from app.registry import check_golden, open_servable
+from app.release import EngineName, Release
+from tests import fakes
+
+MODELS = Path(__file__).parents[1] / "model_store" / fakes.NAME
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    versions = [int(path.name) for path in MODELS.glob("[1-9]*") if path.is_dir()]
+    if not versions:
+        pytest.skip("there is no release in model_store")
+    return open_servable(MODELS / str(max(versions)))
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_its_golden_answer_is_given_by_every_engine(release: Release, name: EngineName) -> None:
+    pytest.importorskip(name)
+    check_golden(release, create_engine(release.path, name))
+
+
+def test_both_engines_answer_the_same_for_real_xrays(release: Release, shared: Path) -> None:
+    pytest.importorskip("tensorflow")
+    files = sorted((shared / "samples").glob("*.png"))
+    assert files
+    images = np.stack([to_model_input(decode(file.read_bytes()).pixels) for file in files])
+    one, other = (
+        create_engine(release.path, name).predict(images) for name in ("openvino", "tensorflow")
+    )
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-3)
+    np.testing.assert_allclose(one.acceptance, other.acceptance, atol=1e-3)
+    np.testing.assert_allclose(one.heatmap, other.heatmap, atol=1e-2)
+    np.testing.assert_allclose(one.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_verify_finds_it_good(release: Release, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.verify(release.path)
+    assert f"{fakes.NAME} version {release.manifest.version}" in capsys.readouterr().out
+
+
+def test_it_names_covid_first(release: Release) -> None:
+    assert release.manifest.labels == fakes.LABELS
+
+
+def test_it_is_small_enough_for_git(release: Release) -> None:
+    sizes = [file.stat().st_size for file in release.path.rglob("*") if file.is_file()]
+    assert sum(sizes) <= 70 * MEGABYTE
+    assert max(sizes) <= 95 * MEGABYTE
+
+
+def test_it_has_a_model_card(release: Release) -> None:
+    assert "MODEL_CARD.md" in release.manifest.files
