@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,6 +88,9 @@ class OpenVinoEngine:
     precision: Precision = "f32"
 
     def __init__(self, path: Path, threads: int) -> None:
+        # On import it would report to its maker's analytics and write into the home folder;
+        # without this module it does neither.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino  # noqa: PLC0415 -- only where this engine is chosen
         except ImportError as error:

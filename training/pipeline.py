@@ -65,7 +65,8 @@ def training_batches(
     """
     count = len(inputs)
     steps, batch = steps_per_epoch(count, stage), min(stage.batch_size, count)
-    all_inputs, all_targets = tf.constant(inputs), tf.constant(targets)
+    with tf.device("CPU:0"):  # where tf.data runs, also beside GPUs
+        all_inputs, all_targets = tf.constant(inputs), tf.constant(targets)
 
     def order(epoch: tf.Tensor) -> tf.data.Dataset:
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, epoch])

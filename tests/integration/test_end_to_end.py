@@ -1,6 +1,7 @@
 """From a folder of images to an answer over HTTP, with the real programs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,12 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     assert f"{manifest.decision.threshold:.4f}" in card
     for plot in ("roc", "confusion", "reliability", "training"):
         assert (release.path / "evaluation" / f"{plot}.png").stat().st_size > 5000
+
+    again = training("card", *options)
+    assert again.returncode == 0, again.stderr[-2000:]
+    second = open_release(store / "covid19-resnet50" / "2").manifest
+    assert second.metrics == manifest.metrics
+    shutil.rmtree(store / "covid19-resnet50" / "2")
 
     server = start(model_store=store).wait_until_ready()
     answer = server.predict((data / "COVID-19" / "00.png").read_bytes())

@@ -4,6 +4,8 @@ import io
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,3 +164,15 @@ def test_a_signal_ends_the_process_in_order(
     code, log = server.stop(number)
     assert code == 0
     assert "Traceback" not in log
+
+
+def test_openvino_reports_to_nobody(tiny_store: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from app.engines import create_engine; "
+        "create_engine(Path(sys.argv[1]), 'openvino', 1); "
+        "assert sys.modules['openvino'], 'OpenVINO was not used'; "
+        "sys.exit(sys.modules['openvino_telemetry'] is not None)"
+    )
+    release = tiny_store / fakes.NAME / "1"
+    done = subprocess.run([sys.executable, "-c", program, str(release)], check=False, timeout=60)
+    assert done.returncode == 0
