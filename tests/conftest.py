@@ -1,9 +1,11 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import fakes
+from tests.integration.server import Server, Start
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,18 @@ def shared() -> Path:
 def anyio_backend() -> str:
     """Run asynchronous tests with asyncio, as uvicorn does."""
     return "asyncio"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    servers = []
+
+    def start(**environment: object) -> Server:
+        servers.append(Server({key: str(value) for key, value in environment.items()}))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.client.close()
+        server.process.kill()
+        server.process.communicate()

@@ -78,7 +78,7 @@ def validate_compose(path: Path) -> subprocess.CompletedProcess[str]:
     """Hold a file against the Compose Specification's own schema, which this package carries."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     # S603: this interpreter, with a path of this test.
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [*command, str(path)], capture_output=True, text=True, timeout=60, check=False
     )
 

@@ -10,7 +10,6 @@ import pytest
 
 from app.settings import Settings
 from tests import fakes
-from tests.integration.conftest import start as start  # noqa: PLC0414 -- the fixture
 from tests.integration.server import Server, Start
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +33,7 @@ def server(start: Start, tiny_store: Path, tmp_path: Path) -> Server:
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(  # noqa: S603 -- the README's own commands
+    done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=60, check=True
     )
     return done.stdout

@@ -6,9 +6,10 @@ Every file that is not used is reported by name with its reason; none stops a ru
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,14 +223,13 @@ def _canonical(label: str, rules: Data) -> str | None:
 
 
 def _read_all(data: Path, files: Sequence[Candidate]) -> Iterator[Pixels | str]:
-    read: Callable[[Candidate], Pixels | str] = lambda found: _read(data, found.file)  # noqa: E731
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        yield from track(pool.map(read, files), "Reading X-rays", total=len(files))
+        yield from track(pool.map(partial(_read, data), files), "Reading X-rays", total=len(files))
 
 
-def _read(data: Path, file: str) -> Pixels | str:
+def _read(data: Path, found: Candidate) -> Pixels | str:
     try:
-        return to_model_input(decode((data / file).read_bytes()).pixels)
+        return to_model_input(decode((data / found.file).read_bytes()).pixels)
     except InputError as error:
         return str(error)
     except OSError as error:

@@ -69,7 +69,7 @@ def evaluate(run: Run) -> None:
     decision = Decision(**json.loads((run.folder / "calibration.json").read_text())["decision"])
     reference = create_engine(run.folder / "release", "tensorflow")
     measured = _measure(run, reference, ("validation", "test", "held-out"))
-    test = measured.where(lambda record: record.split == "test")
+    test = measured.where(split="test")
     other = _measure(run, create_engine(run.folder / "release", "openvino"), ("test",))
     others: dict[EngineName, Measured] = {"openvino": other}
     golden = _golden(reference)

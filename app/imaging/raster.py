@@ -25,6 +25,7 @@ _KNOWN_BUT_NOT_READ = {
     b"<svg": "an SVG",
 }
 _DICOM_PREAMBLE = 128
+SAMPLE_BITS = 16
 
 # `Limits` takes the place of Pillow's own guard, which would write a warning to the log.
 Image.MAX_IMAGE_PIXELS = None
@@ -122,7 +123,7 @@ def _scale_16_bit(samples: np.ndarray) -> tuple[Pixels, tuple[ImageWarning, ...]
     bits = max(8, int(samples.max()).bit_length())
     white = (1 << bits) - 1
     pixels = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    if bits == 16:  # noqa: PLR2004 -- all of the sample's bits
+    if bits == SAMPLE_BITS:
         return pixels, ()
     detail = f"A 16-bit image that uses {bits} bits only; it was scaled by these."
     return pixels, (ImageWarning("bit-depth-inferred", detail),)

@@ -110,7 +110,7 @@ def test_every_form_of_even_image_has_its_exact_value(data: bytes, value: int) -
 def test_16_bit_gray_is_scaled_by_the_bits_it_needs(
     values: tuple[int, ...],
     pixels: list[int],
-    warns: bool,  # noqa: FBT001 -- a column of the table
+    warns: bool,
 ) -> None:
     radiograph = decode(_gray16(*values))
     assert radiograph.pixels[0, : len(pixels)].tolist() == pixels

@@ -73,7 +73,7 @@ def served_outside(settings: dict[str, str]) -> Iterator[int]:
     command = [str(Path(sys.executable).with_name("covid-xray")), "serve"]
     environment = kept | settings | {"COVID_XRAY_PORT": str(port)}
     # S603: the program that this project installs.
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         wait_until_ready(port, lambda: process.poll() is None)
         yield port

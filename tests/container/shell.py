@@ -27,7 +27,7 @@ def run(*command: str | Path, timeout: float = 600, quiet: bool = True) -> str:
     """
     words = [str(word) for word in command]
     # S603: every command is spelled out in this folder; nothing of it comes from outside.
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         words, cwd=ROOT, text=True, timeout=timeout, capture_output=quiet, check=False
     )
     if done.returncode != 0:

@@ -22,7 +22,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         settings = {f"COVID_XRAY_{key.upper()}": value for key, value in environment.items()}
-        self.process = subprocess.Popen(  # noqa: S603 -- its arguments are constant
+        self.process = subprocess.Popen(
             SERVE,
             env=os.environ
             | {"COVID_XRAY_PORT": str(port), "PYTHONPATH": settings.pop("COVID_XRAY_PATH", "")}

@@ -33,7 +33,7 @@ learning_rate = 1e-3
 
 def training(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "training", *map(str, arguments)]
-    return subprocess.run(  # noqa: S603 -- our own program
+    return subprocess.run(
         command,
         capture_output=True,
         text=True,

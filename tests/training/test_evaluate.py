@@ -79,7 +79,7 @@ def test_each_split_is_measured_whole_and_by_cohort_and_the_held_out_never_whole
     ("change", "passes"),
     [(0.0, True), (0.004, True), (0.05, False)],
 )
-def test_an_engine_passes_only_with_the_references_answers(change: float, passes: bool) -> None:  # noqa: FBT001
+def test_an_engine_passes_only_with_the_references_answers(change: float, passes: bool) -> None:
     reference = measured(list(np.linspace(0, 1, 1001)), list((np.arange(1001) % 3 == 0) * 1))
     other = Measured(reference.records, reference.scores + change, reference.positive)
     passed, numbers = evaluate.agreement(reference, other, threshold=2.0)

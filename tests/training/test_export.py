@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from app.engines import create_engine
 from training import export, model
+from training.config import Config, Stage
 from training.pipeline import to_network_input
 
 TEMPERATURE = 1.7
@@ -91,8 +92,6 @@ def test_acceptance_is_a_constant_one(graph: export.ReleaseGraph, images: np.nda
 
 
 def test_a_network_survives_its_file(network: keras.Model, tmp_path: Path) -> None:
-    from training.config import Config, Stage  # noqa: PLC0415
-
     network.save_weights(tmp_path / "x.weights.h5")
     recipe = Config(stages=(Stage(name="a", train_from="all", epochs=1, learning_rate=1),))
     again = export.load_network(tmp_path / "x.weights.h5", recipe)

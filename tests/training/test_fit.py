@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,17 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(
     # Killed in the head's epochs, where they are short, and then in the fine-tuning.
     for sign in ("1-head/epoch-*.weights.h5", "2-tune/epoch-*.weights.h5"):
         worker = run_worker(tmp_path, broken)
-        until(lambda sign=sign: any(broken.glob(sign)), worker)  # type: ignore[misc]
+        until(partial(appeared, broken, sign), worker)
         worker.send_signal(signal.SIGKILL)
         assert worker.wait() == -signal.SIGKILL
     assert not (broken / "2-tune" / "final.weights.h5").exists()
     assert run_worker(tmp_path, broken).wait() == 0
     assert histories(broken) == histories(whole)
     assert list((whole / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def appeared(folder: Path, sign: str) -> bool:
+    return any(folder.glob(sign))
 
 
 def histories(folder: Path) -> list[object]:
@@ -82,7 +87,7 @@ def histories(folder: Path) -> list[object]:
 def run_worker(folder: Path, work: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(WORKER), str(folder / "config.json"), str(work)]
     with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)  # noqa: S603 -- our own file
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
 
 
 def until(happens: Callable[[], bool], worker: subprocess.Popen[bytes]) -> None:
@@ -117,9 +122,7 @@ def test_several_devices_train_through_the_same_path(tmp_path: Path, config: Con
     """Two virtual processors stand for two GPUs; each gets half of a batch."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
     command = [sys.executable, str(WORKER), str(tmp_path / "config.json"), str(tmp_path / "two")]
-    done = subprocess.run(  # noqa: S603 -- our own file
-        [*command, "2"], capture_output=True, text=True, timeout=280, check=False
-    )
+    done = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "replicas: 2" in done.stdout
     one = fit.fit(tmp_path / "one", config, TRAIN, VALIDATION)
