@@ -14,7 +14,9 @@ from training.model import build, set_trainable
 from training.model import summary as describe
 from training.run import Run
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 Data = Annotated[Path, typer.Option(help="Folders named by label, or a folder with an index.csv.")]
 Recipe = Annotated[Path, typer.Option("--config", help="The recipe, a TOML file.")]
@@ -82,7 +84,8 @@ def summary(config: Recipe, backbone: Backbone = None, stage: int = 1) -> None:
             f"expected a stage from 1 to {len(recipe.stages)}; received {stage}"
         )
     chosen = recipe.stages[stage - 1]
-    network = build(len(recipe.data.labels), recipe.backbone, chosen.size)
+    # What is printed does not depend on the weights, so none are downloaded.
+    network = build(len(recipe.data.labels), "none", chosen.size)
     set_trainable(network, chosen.train_from, chosen.batch_norm)
     for line in describe(network):
         typer.echo(line)

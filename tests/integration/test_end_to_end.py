@@ -106,3 +106,11 @@ def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     done = training("fit", *options)
     assert done.returncode == 1
     assert "same config" in done.stderr
+
+
+def test_the_summary_of_the_articles_recipe_needs_no_download() -> None:
+    done = training("summary", "--config", "training/configs/article.toml")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = [line.split() for line in done.stdout.splitlines()[-181:]]
+    assert [row[0] for row in table] == [str(index) for index in range(181)]
+    assert [row[-1] for row in table] == ["frozen"] * 175 + ["trains"] * 6
