@@ -73,6 +73,7 @@ class Config(_Model):
     """A whole recipe."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")] = "covid19-resnet50"
+    note: str = Field(default="", description="What the model card says of the release first.")
     seed: int = Field(default=0, ge=0, lt=2**31)
     backbone: str = Field(
         default="imagenet",

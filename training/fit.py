@@ -11,7 +11,6 @@ Layout of the folder of a fit:
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from training import pipeline
 from training.config import Config, Stage
+from training.files import write_whole
 from training.model import build, feature_extractor, head, set_trainable
 from training.pipeline import Array
 
@@ -75,9 +75,9 @@ class EpochCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history, then the weights, then remove what is older."""
         self.history.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
-        _replace(self.folder / "history.json", lambda p: p.write_text(json.dumps(self.history)))
+        write_whole(self.folder / "history.json", lambda p: p.write_text(json.dumps(self.history)))
         target = self.folder / f"epoch-{epoch + 1:04}.weights.h5"
-        _replace(target, self.model.save_weights)
+        write_whole(target, self.model.save_weights)
         for older in self.folder.glob("epoch-*.weights.h5"):
             if older.name < target.name:
                 older.unlink()
@@ -130,7 +130,7 @@ def fit(folder: Path, config: Config, train: Examples, validation: Examples) -> 
             place.mkdir(parents=True, exist_ok=True)
             if not (place / FINAL).exists():
                 _fit_stage(place, config, number, model, (train, validation))
-                _replace(place / FINAL, model.save_weights)
+                write_whole(place / FINAL, model.save_weights)
             model.load_weights(place / FINAL)
     return model
 
@@ -209,7 +209,7 @@ def _features(
             )
             for examples in data
         ]
-        _replace(file, lambda path: _save(path, *(np.asarray(a, np.float32) for a in arrays)))
+        write_whole(file, lambda path: _save(path, *(np.asarray(a, np.float32) for a in arrays)))
     with np.load(file) as saved:
         train, validation = saved["train"], saved["validation"]
     return Examples(train, data[0].targets), Examples(validation, data[1].targets)
@@ -217,10 +217,3 @@ def _features(
 
 def _save(path: Path, train: Array, validation: Array) -> None:
     np.savez(path, train=train, validation=validation)
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all: under another name of the same ending, then renamed."""
-    partial = target.with_name(f"partial-{target.name}")
-    write(partial)
-    partial.replace(target)

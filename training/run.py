@@ -25,6 +25,7 @@ from training import dataset
 from training.config import Config
 from training.dataset import Record, Rejected
 from training.errors import RunMismatch
+from training.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Run:
         mine = {"config": self.config.model_dump(mode="json"), "data": str(self.data)}
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(mine | environment(), indent=2))
+            text = json.dumps(mine | environment(), indent=2)
+            write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
             return
         theirs = json.loads(file.read_text())
         for key, value in mine.items():
@@ -82,10 +84,12 @@ class Run:
         found = dataset.scan(self.data, self.config.data)
         records = dataset.group(found.records, self.config.data.duplicate_bits)
         records = dataset.split(records, self.config.data, self.config.seed)
-        np.save(self.folder / "pixels.npy", found.pixels)
+        write_whole(self.folder / "pixels.npy", lambda path: np.save(path, found.pixels))
         dataset.write_csv(self.folder / "rejected.csv", found.rejected, Rejected)
         report(records, found.rejected)
-        dataset.write_csv(self.folder / "dataset.csv", records, Record)
+        write_whole(
+            self.folder / "dataset.csv", lambda path: dataset.write_csv(path, records, Record)
+        )
 
     def records(self) -> list[Record]:
         """The scanned images, in the order of `pixels`."""

@@ -18,6 +18,7 @@ from training import fit as fitting
 from training import plots, publish
 from training.dataset import Record
 from training.evaluate import Measured
+from training.files import write_whole
 from training.fit import Examples, History
 from training.run import Run, places
 
@@ -129,4 +130,5 @@ def _draw(run: Run, test: Measured, decision: Decision, results: publish.Results
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    text = json.dumps(content, indent=2)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
