@@ -1,7 +1,7 @@
 """The contract of a release folder: its manifest, and that its files are the ones it names."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -39,6 +39,20 @@ class Decision(_Model):
     rule: str = Field(description="How the threshold was chosen, and on which images.")
 
 
+class PredictionSetRule(_Model):
+    """Which labels cannot be ruled out at a confidence (split conformal prediction)."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    least: dict[str, Probability] = Field(
+        description="A label is in the set from this probability upwards."
+    )
+    images: dict[str, int] = Field(description="Validation images it was calibrated on, by label.")
+
+    def labels(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
+        """Name the labels that cannot be ruled out; none where the model knows none well enough."""
+        return tuple(label for label, p in probabilities.items() if p >= self.least[label])
+
+
 class Acceptance(_Model):
     """When an image counts as a frontal chest X-ray."""
 
@@ -66,6 +80,21 @@ class Cohort(_Model):
     metrics: dict[str, Estimate] = Field(description="By name, such as `auc` or `sensitivity`.")
 
 
+class Control(_Model):
+    """How well the labels are told apart on test images that were changed to make it hard."""
+
+    name: str = Field(description="What was changed.")
+    auc: Estimate
+
+
+class Mistake(_Model):
+    """A test image that is called the wrong label."""
+
+    file: str
+    label: str
+    probability: Probability = Field(description="Of the positive label.")
+
+
 class Golden(_Model):
     """The answer for `app.imaging.phantom`, by TensorFlow in f32."""
 
@@ -82,12 +111,22 @@ class Dataset(_Model):
     images: dict[str, dict[str, int]] = Field(description="split → label → number of images.")
 
 
+class Continuation(_Model):
+    """The release whose weights training went on from."""
+
+    name: str
+    version: int
+    digest: Sha256
+    stages: int = Field(description="How many of the recipe's stages it had been trained by.")
+
+
 class Training(_Model):
     """How the release was made, and how to make it again."""
 
     command: str
     config: dict[str, Any]
     seed: int
+    continued_from: Continuation | None = None
     backbone: str
     epochs: int
     packages: dict[str, str]
@@ -110,7 +149,10 @@ class Manifest(_Model):
     decision: Decision
     temperature: Annotated[float, Field(gt=0)]
     acceptance: Acceptance
+    prediction_sets: tuple[PredictionSetRule, ...] = ()
     metrics: tuple[Cohort, ...]
+    controls: tuple[Control, ...] = ()
+    mistakes: tuple[Mistake, ...] = Field(default=(), description="The worst, the worst first.")
     precisions: dict[EngineName, tuple[Precision, ...]] = Field(
         description="Those that gave the same answers on the test split."
     )

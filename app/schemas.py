@@ -137,6 +137,12 @@ class PredictionSchema(_Schema):
     decision_threshold: float = Field(
         description="From which probability upwards COVID-19 is said.", examples=[0.5]
     )
+    prediction_set: dict[str, list[str]] = Field(
+        description="By confidence, the labels that cannot be ruled out (split conformal "
+        "prediction). Both: the image could be either. None: the model is less sure of either "
+        "label than it is of most X-rays of that label; take it as no answer.",
+        examples=[{"90%": ["COVID-19"], "95%": ["COVID-19"]}],
+    )
     acceptance: AcceptanceSchema
     warnings: list[WarningSchema]
     image: ImageSchema

@@ -54,6 +54,7 @@ class Prediction:
         label: The first label where its probability reaches the threshold, else the second.
         probabilities: By label.
         decision_threshold: From which probability upwards the first label is said.
+        prediction_set: Confidence, such as `95%` → the labels that cannot be ruled out at it.
         acceptance: Whether the image is one that the release was made for.
         warnings: What its reader should know.
         image: What was read.
@@ -65,6 +66,7 @@ class Prediction:
     label: str
     probabilities: dict[str, float]
     decision_threshold: float
+    prediction_set: dict[str, tuple[str, ...]]
     acceptance: Acceptance
     warnings: tuple[ImageWarning, ...]
     image: ImageInfo
@@ -207,6 +209,10 @@ def _decide(analysis: _Analysis) -> Prediction:
         label=positive if probabilities[positive] >= threshold else negative,
         probabilities=probabilities,
         decision_threshold=threshold,
+        prediction_set={
+            f"{rule.confidence:.0%}": rule.labels(probabilities)
+            for rule in manifest.prediction_sets
+        },
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
         image=ImageInfo(radiograph.format, radiograph.width, radiograph.height, radiograph.sha256),

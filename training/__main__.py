@@ -10,8 +10,10 @@ import typer
 from app.errors import CovidXrayError
 from training import stages
 from training.config import load_config
+from training.crossval import cross_validate, table
 from training.model import build, set_trainable
 from training.model import summary as describe
+from training.report import report
 from training.run import Run
 
 app = typer.Typer(
@@ -19,7 +21,8 @@ app = typer.Typer(
 )
 
 Data = Annotated[Path, typer.Option(help="Folders named by label, or a folder with an index.csv.")]
-Recipe = Annotated[Path, typer.Option("--config", help="The recipe, a TOML file.")]
+RECIPE = typer.Option("--config", help="The recipe, a TOML file.")
+Recipe = Annotated[Path, RECIPE]
 Out = Annotated[Path, typer.Option(help="The store that the release is put into.")]
 Work = Annotated[
     Path | None,
@@ -29,14 +32,31 @@ Backbone = Annotated[
     str | None,
     typer.Option(help="imagenet, none, or a Keras weights file; the recipe's where not given."),
 ]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option(help="A release that was made by the recipe's first stages; go on after them."),
+]
+
+Folds = Annotated[int, typer.Option(min=3, help="Each is kept out once.")]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--out", help="The report, JSON; in the run's work folder by default."),
+]
 
 
 @app.command()
-def run(data: Data, config: Recipe, out: Out, work: Work = None, backbone: Backbone = None) -> None:
+def run(  # noqa: PLR0913, PLR0917 -- options of a command
+    data: Data,
+    config: Recipe,
+    out: Out,
+    work: Work = None,
+    backbone: Backbone = None,
+    continue_from: ContinueFrom = None,
+) -> None:
     """Do everything: scan, fit, export, evaluate, model card. Goes on where it was stopped."""
     this = _open(data, config, work, backbone)
     stages.scan(this)
-    stages.fit(this)
+    stages.fit(this, continue_from)
     stages.export(this)
     stages.evaluate(this)
     _publish(this, out)
@@ -49,9 +69,15 @@ def scan(data: Data, config: Recipe, work: Work = None, backbone: Backbone = Non
 
 
 @app.command()
-def fit(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
+def fit(
+    data: Data,
+    config: Recipe,
+    work: Work = None,
+    backbone: Backbone = None,
+    continue_from: ContinueFrom = None,
+) -> None:
     """Train every stage of the recipe, from where it stopped."""
-    stages.fit(_open(data, config, work, backbone))
+    stages.fit(_open(data, config, work, backbone), continue_from)
 
 
 @app.command()
@@ -61,9 +87,44 @@ def export(data: Data, config: Recipe, work: Work = None, backbone: Backbone = N
 
 
 @app.command()
-def evaluate(data: Data, config: Recipe, work: Work = None, backbone: Backbone = None) -> None:
-    """Measure the SavedModel on all splits, in both engines."""
-    stages.evaluate(_open(data, config, work, backbone))
+def evaluate(  # noqa: PLR0913, PLR0917 -- options of a command
+    data: Data,
+    config: Annotated[Path | None, RECIPE] = None,
+    work: Work = None,
+    backbone: Backbone = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Measure this release instead, on all that is in DATA.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --release: the report's folder; runs/on-<data> by default."),
+    ] = None,
+) -> None:
+    """Measure a run's SavedModel on its splits; with --release, a release on any other folder."""
+    if release:
+        file = report(release, data, out or Path("runs") / f"on-{data.resolve().name}")
+        typer.echo(f"The report is {file}")
+    elif config:
+        stages.evaluate(_open(data, config, work, backbone))
+    else:
+        raise typer.BadParameter("expected --config, or --release; received neither")
+
+
+@app.command()
+def crossval(  # noqa: PLR0913, PLR0917 -- options of a command
+    data: Data,
+    config: Recipe,
+    folds: Folds = 5,
+    work: Work = None,
+    backbone: Backbone = None,
+    out: ReportFile = None,
+) -> None:
+    """Measure the recipe on every fold, fitted on the others. Goes on where it was stopped."""
+    this = _open(data, config, work, backbone)
+    report = out or this.folder / "crossval" / f"{folds}-folds.json"
+    for line in table(cross_validate(this, folds, report)):
+        typer.echo(line)
+    typer.echo(f"The report is {report}")
 
 
 @app.command()

@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from training.errors import ConfigInvalid
 
@@ -27,10 +27,23 @@ class Data(_Model):
     cohorts: tuple[str, ...] = Field(
         default=(), description="The cohorts to train on; all where empty. Others are held out."
     )
+    limit: dict[str, PositiveInt] = Field(
+        default={},
+        description="Label → the most images of it to use, drawn by the seed. Others are held out.",
+    )
     folds: int = Field(default=10, ge=3, description="One is the test split, one validation.")
     duplicate_bits: int = Field(
         default=10, ge=0, le=256, description="Hash distance up to which two images are one group."
     )
+
+    @model_validator(mode="after")
+    def _only_labels_are_limited(self) -> Self:
+        unknown = sorted(set(self.limit) - set(self.labels))
+        if unknown:
+            raise ValueError(
+                f"expected a limit of {' or '.join(self.labels)}; received {', '.join(unknown)}"
+            )
+        return self
 
 
 class Augment(_Model):
@@ -39,7 +52,18 @@ class Augment(_Model):
     flip: bool = Field(default=False, description="Left and right.")
     rotate_degrees: float = Field(default=0, ge=0, le=45, description="At most, either way.")
     zoom: Share = Field(default=0, description="At most, in and out, as a share of the side.")
+    shift: Share = Field(default=0, description="At most, any way, as a share of the side.")
+    stretch: Share = Field(default=0, description="At most, of one side against the other.")
     contrast: Share = Field(default=0, description="At most, up and down.")
+    brightness: Share = Field(default=0, description="At most, up and down, as a share of white.")
+    gamma: float = Field(default=0, ge=0, le=2, description="At most, of its logarithm, to base 2.")
+    frame: Share = Field(
+        default=0,
+        description="Share of images whose outer part becomes that of another image, darkened.",
+    )
+    blur: Share = Field(default=0, description="At most, how far towards the blurred image.")
+    sharpen: float = Field(default=0, ge=0, le=3, description="At most, the same way back.")
+    noise: Share = Field(default=0, description="At most, its standard deviation, of white.")
 
     @property
     def active(self) -> bool:
@@ -65,6 +89,10 @@ class Stage(_Model):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_epochs: float = Field(default=0, ge=0)
     weight_decay: float = Field(default=0, ge=0)
+    average: Share = Field(
+        default=0,
+        description="Momentum, a step, of the moving average that the stage's weights end as.",
+    )
     label_smoothing: Share = 0
     augment: Augment = Augment()
 
@@ -74,6 +102,10 @@ class Config(_Model):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")] = "covid19-resnet50"
     note: str = Field(default="", description="What the model card says of the release first.")
+    about_data: str = Field(
+        default="",
+        description="What the model card says of the images: eligibility, origin of the labels.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
     backbone: str = Field(
         default="imagenet",

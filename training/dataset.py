@@ -123,6 +123,15 @@ def scan(data: Path, rules: Data) -> Scan:
     return Scan(records, np.stack(images), rejected)
 
 
+def labels_in(data: Path) -> set[str]:
+    """Name the labels that a data folder uses, known or not.
+
+    Raises:
+        DatasetInvalid: There is no such folder, or its index lacks a column.
+    """
+    return {found.label.strip() for found in _candidates(data)} - {""}
+
+
 def group(records: Sequence[Record], bits: int) -> list[Record]:
     """Number the groups of near-duplicates: chains of images within `bits` of each other's hash."""
     hashes = np.array([_words(record.dhash) for record in records])  # [n, 4] uint64
@@ -137,23 +146,29 @@ def group(records: Sequence[Record], bits: int) -> list[Record]:
     return [replace(r, group=int(number)) for r, number in zip(records, numbers, strict=True)]
 
 
-def split(records: Sequence[Record], rules: Data, seed: int) -> list[Record]:
+def split(records: Sequence[Record], rules: Data, seed: int, fold: int = 0) -> list[Record]:
     """Give every record its split: stratified by label and cohort, no group in two splits.
 
     A held-out record whose group also holds a record to learn from is still held out: it is never
     trained on.
 
+    Args:
+        records: With their groups.
+        rules: What is learned from, and the number of folds.
+        seed: Of the folds, and of what is drawn where the recipe limits a label.
+        fold: From 0: the one that is the test split; the next is validation.
+
     Raises:
         DatasetInvalid: A label has fewer groups than the recipe has folds.
     """
-    pool = [i for i, record in enumerate(records) if _learnable(record, rules)]
+    pool = _drawn(records, rules, seed)
     _check_pool([records[i] for i in pool], rules)
     strata = [f"{records[i].label}/{records[i].cohort}" for i in pool]
     groups = [records[i].group for i in pool]
     folds = StratifiedGroupKFold(rules.folds, shuffle=True, random_state=seed)
     parts = [part for _, part in folds.split(pool, strata, groups)]
     names = dict.fromkeys(range(len(records)), "held-out") | dict.fromkeys(pool, "train")
-    for name, part in zip(("test", "validation"), parts, strict=False):
+    for name, part in (("test", parts[fold]), ("validation", parts[(fold + 1) % len(parts)])):
         names.update({pool[int(i)]: name for i in part})
     return [replace(record, split=names[i]) for i, record in enumerate(records)]
 
@@ -280,6 +295,30 @@ def _distances(hashes: NDArray[np.uint64], first: int) -> NDArray[np.int64]:
 
 def _learnable(record: Record, rules: Data) -> bool:
     return record.label in rules.labels and (not rules.cohorts or record.cohort in rules.cohorts)
+
+
+def _drawn(records: Sequence[Record], rules: Data, seed: int) -> list[int]:
+    """Say where the records to learn from are: all that may be, or as many as a limit allows.
+
+    Whole groups are drawn, so that what is left over, and held out, holds no near-duplicate under
+    the same label of what is learned from.
+    """
+    rng = np.random.default_rng(seed)
+    pool = [i for i, record in enumerate(records) if _learnable(record, rules)]
+    dropped: set[int] = set()
+    for label, most in sorted(rules.limit.items()):
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for i in pool:
+            if records[i].label == label:
+                groups[records[i].group].append(i)
+        left = most
+        for number in rng.permutation(sorted(groups)):
+            members = groups[int(number)]
+            if len(members) <= left:
+                left -= len(members)
+            else:
+                dropped.update(members)
+    return [i for i in pool if i not in dropped]
 
 
 def _check_pool(pool: Sequence[Record], rules: Data) -> None:

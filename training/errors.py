@@ -5,6 +5,7 @@ CovidXrayError
     ├── ConfigInvalid         the recipe's file cannot be used
     ├── DatasetInvalid        the images cannot be used for this recipe
     ├── BackboneUnavailable   the backbone's weights cannot be had
+    ├── ContinuationImpossible  the recipe does not go on from that release
     └── RunMismatch           the work folder holds another run, or not yet what is needed
 """
 
@@ -25,6 +26,10 @@ class DatasetInvalid(TrainingError):
 
 class BackboneUnavailable(TrainingError):
     """The backbone's weights cannot be downloaded or read."""
+
+
+class ContinuationImpossible(TrainingError):
+    """A release was made from other images, or by stages that the recipe does not begin with."""
 
 
 class RunMismatch(TrainingError):

@@ -1,30 +1,50 @@
 """Measure an exported model: the very file that is served, through the service's own engines."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from app.engines import Engine
 from app.imaging import Pixels
-from app.release import Cohort, Decision, EngineName, Estimate, Precision
+from app.release import (
+    Cohort,
+    Decision,
+    EngineName,
+    Estimate,
+    Mistake,
+    Precision,
+    PredictionSetRule,
+)
+from training import metrics
 from training.dataset import Record
+from training.metrics import Scores, Truth
 
-Scores = NDArray[np.float64]
-Truth = NDArray[np.bool_]
-Metric = Callable[[Scores, Truth], float]
-
-RESAMPLES = 1000
-BINS = 10
+MISTAKES = 12
 
 # An engine and precision with more difference than this is not served.
 MOST_AUC_DIFFERENCE = 0.001
 LEAST_SAME_DECISION = 0.998
 MOST_PROBABILITY_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What makes labels out of probabilities.
+
+    Attributes:
+        labels: The positive one first.
+        decision: The threshold.
+        prediction_sets: By confidence.
+    """
+
+    labels: tuple[str, str]
+    decision: Decision
+    prediction_sets: Sequence[PredictionSetRule] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,19 +55,29 @@ class Measured:
         records: The images.
         scores: Probability of the positive label, float64 `[n]`.
         positive: Which images are of the positive label, `[n]`.
+        acceptance: How much each looks like a frontal chest X-ray, float64 `[n]`.
     """
 
     records: Sequence[Record]
     scores: Scores
     positive: Truth
+    acceptance: Scores
 
     def where(self, **values: str) -> "Measured":
         """Give the part whose records have these values, such as `split="test"`."""
         keep = np.array(
             [all(getattr(r, key) == v for key, v in values.items()) for r in self.records], bool
         )
+        return self._part(keep)
+
+    def of(self, labels: Collection[str]) -> "Measured":
+        """Give the part that is of these labels."""
+        keep = np.array([record.label in labels for record in self.records], bool)
+        return self._part(keep)
+
+    def _part(self, keep: NDArray[np.bool_]) -> "Measured":
         records = [r for r, kept in zip(self.records, keep, strict=True) if kept]
-        return Measured(records, self.scores[keep], self.positive[keep])
+        return Measured(records, self.scores[keep], self.positive[keep], self.acceptance[keep])
 
 
 def measure(
@@ -62,60 +92,49 @@ def measure(
         label: The positive label.
         batch: Images at a time.
     """
-    parts = [
-        engine.predict(np.ascontiguousarray(pixels[i : i + batch])).probabilities[:, 0]
+    answers = [
+        engine.predict(np.ascontiguousarray(pixels[i : i + batch]))
         for i in range(0, len(pixels), batch)
     ]
-    positive = np.array([record.label == label for record in records], dtype=bool)
-    return Measured(records, np.concatenate(parts).astype(np.float64), positive)
+    return Measured(
+        records,
+        np.concatenate([a.probabilities[:, 0] for a in answers]).astype(np.float64),
+        np.array([record.label == label for record in records], dtype=bool),
+        np.concatenate([a.acceptance for a in answers]).astype(np.float64),
+    )
 
 
-def cohorts(measured: Measured, decision: Decision, seed: int) -> tuple[Cohort, ...]:
+def all_scores(engine: Engine, pixels: Pixels, batch: int = 32) -> Scores:
+    """Probability of the positive label, float64 `[n]`, of uint8 `[n, 224, 224, 1]`."""
+    return measure(engine, pixels, [], "", batch).scores
+
+
+def cohorts(measured: Measured, rules: Rules, seed: int) -> tuple[Cohort, ...]:
     """Measure each split whole, then each of its parts by cohort and label."""
     return tuple(
         Cohort(
             name=name,
             split=split,
             images=_count(part.records),
-            metrics=estimates(part, decision.threshold, seed),
+            metrics=estimates(part, rules, seed),
         )
-        for name, split, part in _parts(measured)
+        for name, split, part in _parts(measured, rules.labels)
     )
 
 
-def estimates(measured: Measured, threshold: float, seed: int) -> dict[str, Estimate]:
-    """Measure a set of images, each value with its 95% percentile bootstrap interval.
+def estimates(measured: Measured, rules: Rules, seed: int) -> dict[str, Estimate]:
+    """Measure a set of images, each value with its 95% bootstrap interval.
 
-    Images are drawn anew within each label, 1,000 times (Efron & Tibshirani, 1993, ch. 13). Where
-    all images are of one kind, only the share that is called positive can be said.
+    Where all images are of one label, the share that is called positive stands for the measures
+    that take two; where they are of neither, nothing can be covered by a prediction set.
     """
-    scores, positive = measured.scores, measured.positive
-    both = bool(positive.any() and not positive.all())
-    metrics = _two_label_metrics(threshold) if both else {"called_positive": _called(threshold)}
-    values = {name: metric(scores, positive) for name, metric in metrics.items()}
-    draws = np.array(
-        [
-            [metric(scores[drawn], positive[drawn]) for metric in metrics.values()]
-            for drawn in _resamples(positive, seed)
-        ]
-    )
-    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    return {
-        name: Estimate(value=value, low=float(low[i]), high=float(high[i]))
-        for i, (name, value) in enumerate(values.items())
-    }
-
-
-def expected_calibration_error(scores: Scores, positive: Truth) -> float:
-    """Mean distance of probability and frequency over 10 equal bins of the positive probability.
-
-    The two-class form of Naeini et al. (AAAI 2015), weighted by the images in each bin.
-    """
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    weight = np.bincount(bins, minlength=BINS)
-    said = np.bincount(bins, scores, BINS)
-    seen = np.bincount(bins, positive, BINS)
-    return float(np.abs(said - seen).sum() / weight.sum())
+    positive = measured.positive
+    chosen = metrics.of_one_label(rules.decision.threshold)
+    if positive.any() and not positive.all():
+        chosen = metrics.of_two_labels(rules.decision.threshold)
+    if {record.label for record in measured.records} <= set(rules.labels):
+        chosen |= metrics.of_prediction_sets(rules.prediction_sets)
+    return metrics.intervals(chosen, measured.scores, positive, seed)
 
 
 def agreement(
@@ -154,53 +173,50 @@ def precisions(
     return passed
 
 
-def write_predictions(path: Path, measured: Measured) -> None:
-    """Write a row an image: file, label, cohort, split, probability of the positive label."""
+def mistakes(measured: Measured, rules: Rules, most: int = MISTAKES) -> tuple[Mistake, ...]:
+    """Name the images that are called the wrong label, the surest first."""
+    called = measured.scores >= rules.decision.threshold
+    sureness = np.where(called, measured.scores, 1 - measured.scores)
+    wrong = [i for i in np.argsort(-sureness, kind="stable") if called[i] != measured.positive[i]]
+    return tuple(
+        Mistake(
+            file=measured.records[i].file,
+            label=measured.records[i].label,
+            probability=float(measured.scores[i]),
+        )
+        for i in wrong[:most]
+    )
+
+
+def write_predictions(path: Path, measured: Measured, rules: Rules) -> None:
+    """Write a row an image: what it is, and what the model says of it."""
+    sets = [f"set_{rule.confidence:g}" for rule in rules.prediction_sets]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file", "label", "cohort", "split", "probability"])
-        for record, score in zip(measured.records, measured.scores, strict=True):
-            row = [record.file, record.label, record.cohort, record.split, f"{score:.6f}"]
-            writer.writerow(row)
+        writer.writerow(
+            ["file", "label", "cohort", "split", "probability", "called", "acceptance", *sets]
+        )
+        for record, score, accepted in zip(
+            measured.records, measured.scores, measured.acceptance, strict=True
+        ):
+            said = dict(zip(rules.labels, (score, 1 - score), strict=True))
+            writer.writerow(
+                [
+                    *(record.file, record.label, record.cohort, record.split, f"{score:.6f}"),
+                    rules.labels[0 if score >= rules.decision.threshold else 1],
+                    f"{accepted:.6f}",
+                    *("|".join(rule.labels(said)) for rule in rules.prediction_sets),
+                ]
+            )
 
 
-def _two_label_metrics(threshold: float) -> dict[str, Metric]:
-    def accuracy(scores: Scores, positive: Truth) -> float:
-        return float(((scores >= threshold) == positive).mean())
-
-    def sensitivity(scores: Scores, positive: Truth) -> float:
-        return float((scores[positive] >= threshold).mean())
-
-    def specificity(scores: Scores, positive: Truth) -> float:
-        return float((scores[~positive] < threshold).mean())
-
-    return {
-        "auc": lambda scores, positive: float(roc_auc_score(positive, scores)),
-        "accuracy": accuracy,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "brier": lambda scores, positive: float(brier_score_loss(positive, scores)),
-        "expected_calibration_error": expected_calibration_error,
-    }
-
-
-def _called(threshold: float) -> Metric:
-    return lambda scores, _: float((scores >= threshold).mean())
-
-
-def _resamples(positive: Truth, seed: int) -> Iterator[NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    kinds = [np.flatnonzero(positive == kind) for kind in (True, False)]
-    for _ in range(RESAMPLES):
-        yield np.concatenate([rng.choice(kind, len(kind)) for kind in kinds if len(kind)])
-
-
-def _parts(measured: Measured) -> Iterator[tuple[str, str, Measured]]:
+def _parts(measured: Measured, labels: tuple[str, str]) -> Iterator[tuple[str, str, Measured]]:
     for split in sorted({record.split for record in measured.records}, reverse=True):
         whole = measured.where(split=split)
         kinds = sorted({(record.cohort, record.label) for record in whole.records})
-        if split != "held-out":
-            yield "all", split, whole
+        two = whole.of(labels)
+        if two.positive.any() and not two.positive.all():
+            yield "all", split, two
         for kind in kinds:
             part = whole.where(cohort=kind[0], label=kind[1])
             yield f"{kind[0] or 'unnamed'} / {kind[1]}", split, part

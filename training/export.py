@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.stats import beta
 
 from app.imaging import SIZE, Pixels
 from training.config import Config
@@ -14,6 +15,8 @@ from training.model import BACKBONE_LAYERS, build
 from training.pipeline import to_network_input
 
 Scores = NDArray[np.float64]
+
+CERTAINTY = 0.95
 
 
 class ReleaseGraph:
@@ -33,14 +36,23 @@ class ReleaseGraph:
         self._backbone = keras.Model(model.input, model.layers[BACKBONE_LAYERS - 1].output)
         self._weights = [_constant(v) for v in self._backbone.trainable_variables]
         self._statistics = [_constant(v) for v in self._backbone.non_trainable_variables]
-        self._head = [
-            (_constant(layer.kernel), _constant(layer.bias))
-            for layer in model.layers[BACKBONE_LAYERS + 1 :]
+        layers = model.layers[BACKBONE_LAYERS + 1 :]
+        self._head = [(_constant(layer.kernel), _constant(layer.bias)) for layer in layers]
+        pairs = [
+            *zip(self._weights, self._backbone.trainable_variables, strict=True),
+            *zip(self._statistics, self._backbone.non_trainable_variables, strict=True),
         ]
+        for layer, (kernel, bias) in zip(layers, self._head, strict=True):
+            pairs += [(kernel, layer.kernel), (bias, layer.bias)]
+        self._variables = {id(constant): variable for constant, variable in pairs}
         self._temperature = tf.constant(temperature, tf.float32)
         image = tf.TensorSpec([None, SIZE, SIZE, 1], tf.uint8, name="image")
         self.serve = tf.function(self._serve, input_signature=[image])
         self.logits = tf.function(self._logits, input_signature=[image])
+
+    def variable(self, constant: tf.Tensor) -> keras.Variable:
+        """Tell which of the network's variables a constant of the graph was made from."""
+        return self._variables[id(constant)]
 
     def _serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """uint8 `[n, 224, 224, 1]` → probabilities, heatmap and acceptance."""
@@ -83,10 +95,10 @@ class ReleaseGraph:
         return logits, tf.transpose(gradient)
 
 
-def load_network(weights: Path, config: Config) -> keras.Model:
+def load_network(weights: Path, config: Config, size: int = SIZE) -> keras.Model:
     """Build the trained network in float32, whatever it was trained in."""
     keras.mixed_precision.set_global_policy("float32")
-    model = build(len(config.data.labels), "none", SIZE)
+    model = build(len(config.data.labels), "none", size)
     model.load_weights(weights)
     return model
 
@@ -126,16 +138,21 @@ def fit_temperature(logits: Scores, positive: NDArray[np.bool_]) -> float:
 def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: float) -> float:
     """Find the threshold of the best specificity among those of at least a sensitivity.
 
-    That is the highest one that still calls enough positives. It is laid halfway to the next lower
-    score, so that no image sits on it.
+    At least: the lower bound of its one-sided 95% interval (Clopper & Pearson, Biometrika 1934)
+    reaches it. The plain share would fall short of it on every second set of other images. The
+    highest such threshold has the best specificity. It is laid halfway to the next lower score, so
+    that no image sits on it; where the positives are too few for any bound, all are called.
 
     Args:
         scores: Probability of the positive label `[n]`.
         positive: `[n]`, at least one of them True.
-        sensitivity: The least share of positives at or above the threshold.
+        sensitivity: The least that the threshold must give.
     """
-    called = np.sort(scores[positive])[::-1]
-    lowest = called[int(np.ceil(sensitivity * len(called))) - 1]
+    own = np.sort(scores[positive])[::-1]
+    called = np.arange(1, len(own) + 1)
+    bound = beta.ppf(1 - CERTAINTY, called, len(own) - called + 1)
+    enough = np.flatnonzero(bound >= sensitivity)
+    lowest = own[enough[0]] if len(enough) else own[-1]
     below = scores[scores < lowest]
     return float((lowest + (below.max() if len(below) else 0.0)) / 2)
 

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from training import pipeline
 from training.config import Config, Stage
 from training.files import write_whole
-from training.model import build, feature_extractor, head, set_trainable
+from training.model import build, feature_extractor, fused, head, set_trainable
 from training.pipeline import Array
 
 log = logging.getLogger(__name__)
 
 History = list[dict[str, float]]
 FINAL = "final.weights.h5"
+HISTORY = "history.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,13 +70,13 @@ class EpochCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         model.optimizer.build(model.trainable_variables)
         model.load_weights(saved[-1])
         done = int(saved[-1].name.removeprefix("epoch-").split(".")[0])
-        self.history = json.loads((self.folder / "history.json").read_text())[:done]
+        self.history = json.loads((self.folder / HISTORY).read_text())[:done]
         return done
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history, then the weights, then remove what is older."""
         self.history.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
-        write_whole(self.folder / "history.json", lambda p: p.write_text(json.dumps(self.history)))
+        write_whole(self.folder / HISTORY, lambda p: p.write_text(json.dumps(self.history)))
         target = self.folder / f"epoch-{epoch + 1:04}.weights.h5"
         write_whole(target, self.model.save_weights)
         for older in self.folder.glob("epoch-*.weights.h5"):
@@ -90,11 +91,15 @@ def stage_folder(config: Config, index: int) -> str:
 
 
 def histories(folder: Path, config: Config) -> dict[str, History]:
-    """Read what was measured at the end of each epoch: stage's name → epochs."""
-    return {
-        stage.name: json.loads((folder / stage_folder(config, i) / "history.json").read_text())
+    """Read what was measured at the end of each epoch: stage's name → epochs.
+
+    A stage that a release without it was continued from is left out.
+    """
+    files = {
+        stage.name: folder / stage_folder(config, i) / HISTORY
         for i, stage in enumerate(config.stages)
     }
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def strategy() -> tf.distribute.Strategy:
@@ -124,14 +129,15 @@ def fit(folder: Path, config: Config, train: Examples, validation: Examples) -> 
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.precision)
     with strategy().scope():
-        model = build(train.targets.shape[1], config.backbone)
-        for number in range(len(config.stages)):
-            place = folder / stage_folder(config, number)
-            place.mkdir(parents=True, exist_ok=True)
-            if not (place / FINAL).exists():
-                _fit_stage(place, config, number, model, (train, validation))
-                write_whole(place / FINAL, model.save_weights)
-            model.load_weights(place / FINAL)
+        model = fused(build(train.targets.shape[1], config.backbone))
+        places = [folder / stage_folder(config, n) for n in range(len(config.stages))]
+        done = [number for number, place in enumerate(places) if (place / FINAL).exists()]
+        if done:
+            model.load_weights(places[done[-1]] / FINAL)
+        for number in range(done[-1] + 1 if done else 0, len(places)):
+            places[number].mkdir(parents=True, exist_ok=True)
+            _fit_stage(places[number], config, number, model, (train, validation))
+            write_whole(places[number] / FINAL, model.save_weights)
     return model
 
 
@@ -170,7 +176,10 @@ def _fit_stage(
 
 def _compile(network: keras.Model, stage: Stage, steps: int) -> None:
     optimizer = keras.optimizers.AdamW(
-        _learning_rate(stage, steps), weight_decay=stage.weight_decay
+        _learning_rate(stage, steps),
+        weight_decay=stage.weight_decay,
+        use_ema=stage.average > 0,
+        ema_momentum=stage.average or 0.99,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     network.compile(

@@ -6,18 +6,29 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, roc_auc_score, roc_curve
 
-from training.evaluate import BINS, Measured
+from training.evaluate import Measured, Rules
 from training.fit import History
+from training.metrics import BINS
 
 mpl.rcParams.update({"figure.figsize": (5, 4.2), "figure.dpi": 120, "axes.grid": True})
 
 
-def roc(measured: Measured, auc: float, threshold: float, path: Path) -> None:
+def draw(measured: Measured, rules: Rules, folder: Path) -> None:
+    """Draw what can be drawn of images of both labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    threshold = rules.decision.threshold
+    roc(measured, threshold, folder / "roc.png")
+    confusion(measured, rules.labels, threshold, folder / "confusion.png")
+    reliability(measured, rules.labels[0], folder / "reliability.png")
+
+
+def roc(measured: Measured, threshold: float, path: Path) -> None:
     """Draw the receiver operating characteristic and the decision threshold's point on it."""
     false_positive, true_positive, _ = roc_curve(measured.positive, measured.scores)
     called = measured.scores >= threshold
+    auc = roc_auc_score(measured.positive, measured.scores)
     figure, axes = _axes("1 - specificity", "sensitivity", f"ROC, AUC {auc:.3f}")
     axes.plot(false_positive, true_positive)
     axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
@@ -33,7 +44,7 @@ def roc(measured: Measured, auc: float, threshold: float, path: Path) -> None:
 
 def confusion(measured: Measured, labels: tuple[str, str], threshold: float, path: Path) -> None:
     """Draw the confusion matrix at the decision threshold."""
-    matrix = confusion_matrix(~measured.positive, measured.scores < threshold)
+    matrix = confusion_matrix(~measured.positive, measured.scores < threshold, labels=[0, 1])
     figure, axes = _axes("", "", f"At threshold {threshold:.3f}")
     ConfusionMatrixDisplay(matrix, display_labels=labels).plot(ax=axes, cmap="Blues")
     axes.grid(visible=False)

@@ -4,7 +4,6 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
@@ -14,17 +13,23 @@ from app.release import (
     MANIFEST,
     Acceptance,
     Cohort,
+    Control,
     Dataset,
     Decision,
     EngineName,
     Golden,
     InputContract,
     Manifest,
+    Mistake,
     Precision,
+    PredictionSetRule,
     Training,
     hash_files,
 )
 from training import dataset
+from training.continuation import continuation
+from training.evaluate import Rules
+from training.metrics import PREVALENCES
 from training.run import Run
 
 NO_ACCEPTANCE = Acceptance(
@@ -32,29 +37,51 @@ NO_ACCEPTANCE = Acceptance(
 )
 
 
+class Calibration(BaseModel):
+    """What was chosen on the validation split.
+
+    Attributes:
+        temperature: What the logits are divided by.
+        decision: The threshold.
+        prediction_sets: By confidence.
+    """
+
+    temperature: float
+    decision: Decision
+    prediction_sets: tuple[PredictionSetRule, ...]
+
+    def rules(self, labels: tuple[str, str]) -> Rules:
+        """Give what makes labels out of probabilities."""
+        return Rules(labels, self.decision, self.prediction_sets)
+
+
 class Results(BaseModel):
     """What `evaluate` measured.
 
     Attributes:
         metrics: By split and cohort.
+        controls: On test images that were changed.
+        mistakes: The worst of the test split.
         precisions: Engine → precisions that gave TensorFlow's answers on the test split.
         agreement: Engine and precision → how far its answers are from TensorFlow's.
         golden: TensorFlow's answer for the phantom.
     """
 
     metrics: tuple[Cohort, ...]
+    controls: tuple[Control, ...]
+    mistakes: tuple[Mistake, ...]
     precisions: dict[EngineName, tuple[Precision, ...]]
     agreement: dict[str, dict[str, float]]
     golden: Golden
 
 
-def publish(run: Run, out: Path, calibration: dict[str, Any], results: Results) -> Path:
+def publish(run: Run, out: Path, calibration: Calibration, results: Results) -> Path:
     """Write the release as the next version of its name, whole or not at all.
 
     Args:
         run: The run, with `release/` holding the SavedModel and the evaluation.
         out: The store.
-        calibration: `temperature` and `decision`.
+        calibration: What was chosen.
         results: The measurements.
 
     Returns:
@@ -78,17 +105,20 @@ def _next_version(family: Path) -> int:
     return max(versions, default=0) + 1
 
 
-def _manifest(run: Run, version: int, calibration: dict[str, Any], results: Results) -> Manifest:
+def _manifest(run: Run, version: int, calibration: Calibration, results: Results) -> Manifest:
     return Manifest.model_construct(
         name=run.config.name,
         version=version,
         created=datetime.now(UTC).replace(microsecond=0),
         labels=run.config.data.labels,
         input=InputContract(resize=RESIZE_RULE),
-        decision=Decision(**calibration["decision"]),
-        temperature=calibration["temperature"],
+        decision=calibration.decision,
+        temperature=calibration.temperature,
         acceptance=NO_ACCEPTANCE,
+        prediction_sets=calibration.prediction_sets,
         metrics=results.metrics,
+        controls=results.controls,
+        mistakes=results.mistakes,
         precisions=results.precisions,
         golden=results.golden,
         training=_training(run),
@@ -102,6 +132,7 @@ def _training(run: Run) -> Training:
         command=run.command,
         config=run.config.model_dump(mode="json"),
         seed=run.config.seed,
+        continued_from=continuation(run.folder / "fit"),
         backbone=run.config.backbone,
         epochs=sum(stage.epochs for stage in run.config.stages),
         packages=about["packages"],
@@ -111,7 +142,8 @@ def _training(run: Run) -> Training:
     )
 
 
-def _card(run: Run, manifest: Manifest, results: Results) -> str:
+def markdown(template: str, **values: object) -> str:
+    """Fill in one of the package's templates; a value that is missing is an error."""
     environment = Environment(
         loader=PackageLoader("training", "."),
         undefined=StrictUndefined,
@@ -119,7 +151,18 @@ def _card(run: Run, manifest: Manifest, results: Results) -> str:
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 -- Markdown, from our own numbers
     )
+    text: str = environment.get_template(template).render(**values)
+    return text.rstrip() + "\n"
+
+
+def _card(run: Run, manifest: Manifest, results: Results) -> str:
     rejected = (run.folder / "rejected.csv").read_text(encoding="utf-8").count("\n") - 1
-    template = environment.get_template("card.md.j2")
-    text: str = template.render(m=manifest, agreement=results.agreement, rejected=rejected)
-    return text
+    test = next(c for c in results.metrics if (c.name, c.split) == ("all", "test"))
+    return markdown(
+        "card.md.j2",
+        m=manifest,
+        agreement=results.agreement,
+        rejected=rejected,
+        prevalences=PREVALENCES,
+        test=test,
+    )

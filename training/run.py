@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from app.imaging import Pixels
 from training import dataset
@@ -63,13 +64,14 @@ class Run:
             RunMismatch: The folder holds a run of another recipe or other data.
         """
         file = self.folder / "run.json"
-        mine = {"config": self.config.model_dump(mode="json"), "data": str(self.data)}
+        mine = {"config": _decisive(self.config), "data": str(self.data)}
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(mine | environment(), indent=2)
             write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
             return
         theirs = json.loads(file.read_text())
+        theirs["config"] = _completed(theirs["config"])
         for key, value in mine.items():
             if theirs[key] != value:
                 raise RunMismatch(
@@ -141,6 +143,19 @@ def report(records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
     log.info("groups of near-duplicates: %d", sum(n for size, n in sizes.items() if size > 1))
     for name, labels in dataset.counts(records).items():
         log.info("%s: %s", name, ", ".join(f"{n} {label}" for label, n in labels.items()))
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """Leave out what is only for the card's reader and changes no result."""
+    return config.model_dump(mode="json", exclude={"note", "about_data"})
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Add to an older run's recipe what recipes say since: it means the defaults."""
+    try:
+        return _decisive(Config.model_validate(config))
+    except ValidationError:
+        return config  # it says what no recipe says any more, and equals none
 
 
 def _processor() -> str:

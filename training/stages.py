@@ -12,20 +12,24 @@ import numpy as np
 from app.engines import Engine, create_engine
 from app.imaging import Pixels, phantom
 from app.release import Decision, EngineName, Golden
+from training import conformal, plots, publish
 from training import evaluate as measures
 from training import export as exporting
 from training import fit as fitting
-from training import plots, publish
+from training.continuation import HISTORY, continue_from
+from training.controls import controls
 from training.dataset import Record
 from training.evaluate import Measured
 from training.files import write_whole
 from training.fit import Examples, History
 from training.run import Run, places
 
+CALIBRATION = "calibration.json"
+EVALUATION = "evaluation.json"
 GOLDEN_TOLERANCE = 0.01
 RULE = (
-    "the best specificity among thresholds of at least {sensitivity} sensitivity on the "
-    "validation split ({images} images)"
+    "the best specificity among thresholds whose sensitivity on the validation split ({images} "
+    "images) is at least {sensitivity} by the lower bound of its one-sided 95% interval"
 )
 
 
@@ -34,8 +38,10 @@ def scan(run: Run) -> None:
     run.scan()
 
 
-def fit(run: Run) -> None:
-    """Train the network, stage after stage of the recipe."""
+def fit(run: Run, release: Path | None = None) -> None:
+    """Train the network, stage after stage of the recipe; after a release's where one is given."""
+    if release:
+        continue_from(release, run.folder / "fit", run.config, run.records())
     train, validation = (_examples(run, name) for name in ("train", "validation"))
     fitting.fit(run.folder / "fit", run.config, train, validation)
 
@@ -43,7 +49,7 @@ def fit(run: Run) -> None:
 def export(run: Run) -> None:
     """Calibrate on the validation split and write the SavedModel."""
     weights = run.need(f"fit/{fitting.stage_folder(run.config, -1)}/{fitting.FINAL}", "fit")
-    if (run.folder / "calibration.json").exists():
+    if (run.folder / CALIBRATION).exists():
         return
     network = exporting.load_network(weights, run.config)
     validation = _examples(run, "validation")
@@ -55,41 +61,57 @@ def export(run: Run) -> None:
     shutil.rmtree(run.folder / "release", ignore_errors=True)
     exporting.save(exporting.ReleaseGraph(network, temperature), run.folder / "release")
     rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
-    decision = Decision(threshold=threshold, rule=rule)
-    _write_json(
-        run.folder / "calibration.json",
-        {"temperature": temperature, "decision": decision.model_dump()},
+    labels = run.config.data.labels
+    sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
+    calibration = publish.Calibration(
+        temperature=temperature,
+        decision=Decision(threshold=threshold, rule=rule),
+        prediction_sets=tuple(sets),
     )
+    _write_json(run.folder / CALIBRATION, calibration.model_dump())
 
 
 def evaluate(run: Run) -> None:
     """Measure the exported file in both engines, and draw the plots."""
-    run.need("calibration.json", "export")
-    if (run.folder / "evaluation.json").exists():
+    rules = _calibration(run).rules(run.config.data.labels)
+    if (run.folder / EVALUATION).exists():
         return
-    decision = Decision(**json.loads((run.folder / "calibration.json").read_text())["decision"])
     reference = create_engine(run.folder / "release", "tensorflow")
     measured = _measure(run, reference, ("validation", "test", "held-out"))
     test = measured.where(split="test")
     other = _measure(run, create_engine(run.folder / "release", "openvino"), ("test",))
     others: dict[EngineName, Measured] = {"openvino": other}
-    golden = _golden(reference)
+    threshold = rules.decision.threshold
     results = publish.Results(
-        metrics=measures.cohorts(measured, decision, run.config.seed),
-        precisions=measures.precisions(test, others, decision.threshold),
-        agreement={"openvino f32": measures.agreement(test, other, decision.threshold)[1]},
-        golden=golden,
+        metrics=measures.cohorts(measured, rules, run.config.seed),
+        controls=controls(reference, _pixels(run, "test"), test.positive, run.config.seed),
+        mistakes=measures.mistakes(test, rules),
+        precisions=measures.precisions(test, others, threshold),
+        agreement={"openvino f32": measures.agreement(test, other, threshold)[1]},
+        golden=_golden(reference),
     )
-    _draw(run, test, decision, results)
-    measures.write_predictions(run.folder / "release" / "evaluation" / "predictions.csv", measured)
-    _write_json(run.folder / "evaluation.json", results.model_dump(mode="json"))
+    folder = run.folder / "release" / "evaluation"
+    plots.draw(test, rules, folder)
+    histories: dict[str, History] = fitting.histories(run.folder / "fit", run.config)
+    plots.training_curves(histories, folder / "training.png")
+    _write_json(run.folder / "release" / HISTORY, histories)
+    measures.write_predictions(folder / "predictions.csv", measured, rules)
+    _write_json(run.folder / EVALUATION, results.model_dump(mode="json"))
 
 
 def card(run: Run, out: Path) -> Path:
     """Write manifest and model card, and put the release into the store."""
-    results = json.loads(run.need("evaluation.json", "evaluate").read_text())
-    calibration = json.loads((run.folder / "calibration.json").read_text())
-    return publish.publish(run, out, calibration, publish.Results(**results))
+    results = publish.Results.model_validate_json(run.need(EVALUATION, "evaluate").read_text())
+    return publish.publish(run, out, _calibration(run), results)
+
+
+def _calibration(run: Run) -> publish.Calibration:
+    text = run.need(CALIBRATION, "export").read_text()
+    return publish.Calibration.model_validate_json(text)
+
+
+def _pixels(run: Run, split: str) -> Pixels:
+    return run.pixels()[places(run.records(), split)]
 
 
 def _examples(run: Run, split: str) -> Examples:
@@ -115,18 +137,6 @@ def _golden(engine: Engine) -> Golden:
         heatmap_mean=float(answer.heatmap.mean()),
         tolerance=GOLDEN_TOLERANCE,
     )
-
-
-def _draw(run: Run, test: Measured, decision: Decision, results: publish.Results) -> None:
-    folder = run.folder / "release" / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    labels, threshold = run.config.data.labels, decision.threshold
-    auc = next(c for c in results.metrics if (c.name, c.split) == ("all", "test")).metrics["auc"]
-    plots.roc(test, auc.value, threshold, folder / "roc.png")
-    plots.confusion(test, labels, threshold, folder / "confusion.png")
-    plots.reliability(test, labels[0], folder / "reliability.png")
-    histories: dict[str, History] = fitting.histories(run.folder / "fit", run.config)
-    plots.training_curves(histories, folder / "training.png")
 
 
 def _write_json(path: Path, content: object) -> None:

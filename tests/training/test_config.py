@@ -8,7 +8,7 @@ from training.errors import ConfigInvalid
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
 
-@pytest.mark.parametrize("name", ["article", "release"])
+@pytest.mark.parametrize("name", ["article", "article-control", "crossval", "release"])
 def test_the_shipped_recipes_are_valid(name: str) -> None:
     assert load_config(CONFIGS / f"{name}.toml").stages
 
@@ -19,6 +19,21 @@ def test_the_article_trains_the_head_alone_and_then_the_last_block_more_slowly()
     assert tune.train_from == "conv5_block1_1_conv"
     assert tune.learning_rate < head.learning_rate
     assert tune.batch_norm == "inference"
+
+
+def test_the_articles_control_is_the_article_on_1143_images_against_children() -> None:
+    article, control = (load_config(CONFIGS / f"{n}.toml") for n in ("article", "article-control"))
+    assert (control.stages, control.seed) == (article.stages, article.seed)
+    assert control.data.limit == {"COVID-19": 1143}
+    assert control.data.cohorts == ("database", "paediatric")
+    assert not article.data.limit
+    assert not article.data.cohorts
+
+
+def test_cross_validation_is_of_the_releases_first_stage_on_its_images() -> None:
+    release, crossval = (load_config(CONFIGS / f"{n}.toml") for n in ("release", "crossval"))
+    assert crossval.stages == release.stages[:1]
+    assert crossval.data == release.data
 
 
 def test_a_random_backbone_trains_all_layers_in_every_stage() -> None:
@@ -42,6 +57,8 @@ def test_a_recipe_that_trains_the_backbone_first_may_freeze_it_later() -> None:
         ("", "stages"),
         ("[[stages]]\nname='a'\ntrain_from='all'\nepochs=0\nlearning_rate=1", "epochs"),
         ("[[stages]]\nname='a'\ntrain_from='all'\nepochs=1\nlearning_rate=1\nfoo=1", "foo"),
+        ("[data]\nlimit={Covid=5}", "expected a limit of COVID-19 or Normal; received Covid"),
+        ("[data]\nlimit={Normal=0}", "limit.Normal"),
     ],
 )
 def test_a_bad_recipe_is_refused_with_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:

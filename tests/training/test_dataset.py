@@ -139,6 +139,53 @@ def test_other_cohorts_and_other_labels_are_held_out() -> None:
     assert [r.file for r in split if r.split == "held-out"] == ["20.png", "21.png"]
 
 
+def pairs(count: int) -> list[Record]:
+    """Pairs of near-duplicates, of both labels by turns."""
+    hashes = [int.from_bytes(np.random.default_rng(i).bytes(31)) for i in range(count)]
+    twins = [
+        record(2 * i + j, ("COVID-19", "Normal")[i % 2], dhash=dhash ^ j)
+        for i, dhash in enumerate(hashes)
+        for j in (0, 1)
+    ]
+    return dataset.group(twins, 10)
+
+
+def test_over_all_folds_each_image_is_tested_once_and_validates_once_and_no_group_crosses() -> None:
+    records = pairs(40)
+    folds = [dataset.split(records, Data(folds=5), seed=1, fold=fold) for fold in range(5)]
+    assert folds[0] == dataset.split(records, Data(folds=5), seed=1)
+    for image in zip(*folds, strict=True):
+        splits = sorted(r.split for r in image)
+        assert splits == ["test", "train", "train", "train", "validation"]
+    for split in folds:
+        homes = {(r.group, r.split) for r in split}
+        assert len(homes) == len({r.group for r in split})
+        assert dataset.counts(split)["test"] == {"COVID-19": 8, "Normal": 8}
+
+
+def test_a_limit_draws_whole_groups_by_the_seed_and_holds_the_others_out() -> None:
+    rules, records = Data(folds=4, limit={"COVID-19": 13}), pairs(40)
+    split = dataset.split(records, rules, seed=1)
+    held = {r.file for r in split if r.split == "held-out"}
+    groups = {kept: {r.group for r in split if (r.file in held) != kept} for kept in (True, False)}
+    # 20 groups of two: an odd limit is not reached rather than a group torn.
+    assert len(held) == 40 - 12
+    assert {r.label for r in split if r.file in held} == {"COVID-19"}
+    assert not groups[True] & groups[False]
+    assert split == dataset.split(records, rules, seed=1)
+    other = dataset.split(records, rules, seed=2)
+    assert held != {r.file for r in other if r.split == "held-out"}
+    # All folds of a cross-validation learn from the same images.
+    fold = dataset.split(records, rules, seed=1, fold=3)
+    assert held == {r.file for r in fold if r.split == "held-out"}
+
+
+def test_a_limit_above_what_there_is_changes_nothing() -> None:
+    records = pairs(40)
+    rules = Data(folds=4, limit={"Normal": 1000})
+    assert dataset.split(records, rules, seed=1) == dataset.split(records, Data(folds=4), seed=1)
+
+
 def test_too_few_images_of_a_label_are_refused_by_number() -> None:
     records = [record(i, "COVID-19" if i < 2 else "Normal") for i in range(12)]
     with pytest.raises(DatasetInvalid, match=r"at least 4 .* COVID-19 .* received 2"):

@@ -1,14 +1,17 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.release import Decision
+from app.release import Decision, PredictionSetRule
 from tests.fakes import FakeEngine
 from training import evaluate
 from training.dataset import Record
-from training.evaluate import Measured
+from training.evaluate import Measured, Rules
+
+RULES = Rules(("COVID-19", "Normal"), Decision(threshold=0.5, rule="fixed"))
 
 
 def measured(scores: list[float], positive: list[int], split: str = "test") -> Measured:
@@ -16,12 +19,18 @@ def measured(scores: list[float], positive: list[int], split: str = "test") -> M
         Record(f"{i}.png", "COVID-19" if p else "Normal", "c", "0", "0", i, split)
         for i, p in enumerate(positive)
     ]
-    return Measured(records, np.array(scores), np.array(positive, bool))
+    return Measured(
+        records, np.array(scores), np.array(positive, bool), np.linspace(0.5, 1, len(scores))
+    )
+
+
+def moved(reference: Measured, change: float) -> Measured:
+    return replace(reference, scores=reference.scores + change)
 
 
 def test_the_measures_have_their_textbook_values() -> None:
     found = evaluate.estimates(
-        measured([0.9, 0.8, 0.3, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0]), threshold=0.5, seed=0
+        measured([0.9, 0.8, 0.3, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0]), RULES, seed=0
     )
     values = {name: estimate.value for name, estimate in found.items()}
     assert values["auc"] == pytest.approx(8 / 9)
@@ -33,40 +42,32 @@ def test_the_measures_have_their_textbook_values() -> None:
         assert estimate.low <= estimate.value <= estimate.high or estimate.low <= estimate.high
 
 
-def test_calibration_error_is_the_mean_gap_weighted_by_bins() -> None:
-    scores = np.array([0.15] * 10 + [0.85] * 10)
-    positive = np.array([1] * 1 + [0] * 9 + [1] * 7 + [0] * 3, bool)
-    wanted = 0.5 * abs(0.15 - 0.1) + 0.5 * abs(0.85 - 0.7)
-    assert evaluate.expected_calibration_error(scores, positive) == pytest.approx(wanted)
-    certain = evaluate.expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False]))
-    assert certain == 0
-
-
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(40):
         called = (rng.random(200) < 0.8).astype(float)
-        estimate = evaluate.estimates(measured(list(called), [1] * 200), 0.5, seed=trial)
+        estimate = evaluate.estimates(measured(list(called), [1] * 200), RULES, seed=trial)
         hits += estimate["called_positive"].low <= 0.8 <= estimate["called_positive"].high
     assert hits >= 34
 
 
 def test_images_of_one_label_get_only_the_share_that_is_called_positive() -> None:
-    found = evaluate.estimates(measured([0.9, 0.4], [0, 0]), 0.5, seed=0)
+    found = evaluate.estimates(measured([0.9, 0.4], [0, 0]), RULES, seed=0)
     assert set(found) == {"called_positive"}
     assert found["called_positive"].value == 0.5
 
 
-def test_each_split_is_measured_whole_and_by_cohort_and_the_held_out_never_whole() -> None:
+def test_each_split_is_measured_whole_where_it_holds_both_labels_and_by_cohort() -> None:
     test = measured([0.9, 0.1], [1, 0])
     held = measured([0.7], [0], "held-out")
     both = Measured(
         [*test.records, *held.records],
         np.concatenate([test.scores, held.scores]),
         np.concatenate([test.positive, held.positive]),
+        np.concatenate([test.acceptance, held.acceptance]),
     )
-    found = evaluate.cohorts(both, Decision(threshold=0.5, rule="x"), seed=0)
+    found = evaluate.cohorts(both, RULES, seed=0)
     assert [(c.split, c.name, c.images) for c in found] == [
         ("test", "all", {"COVID-19": 1, "Normal": 1}),
         ("test", "c / COVID-19", {"COVID-19": 1}),
@@ -81,7 +82,7 @@ def test_each_split_is_measured_whole_and_by_cohort_and_the_held_out_never_whole
 )
 def test_an_engine_passes_only_with_the_references_answers(change: float, passes: bool) -> None:
     reference = measured(list(np.linspace(0, 1, 1001)), list((np.arange(1001) % 3 == 0) * 1))
-    other = Measured(reference.records, reference.scores + change, reference.positive)
+    other = moved(reference, change)
     passed, numbers = evaluate.agreement(reference, other, threshold=2.0)
     assert passed == passes
     assert numbers["probability_difference_p99"] == pytest.approx(change)
@@ -91,7 +92,7 @@ def test_an_engine_passes_only_with_the_references_answers(change: float, passes
 
 def test_changed_decisions_fail_an_engine() -> None:
     reference = measured([0.499] * 10 + [0.9] * 10, [0] * 10 + [1] * 10)
-    other = Measured(reference.records, reference.scores + 0.002, reference.positive)
+    other = moved(reference, 0.002)
     assert not evaluate.agreement(reference, other, threshold=0.5)[0]
 
 
@@ -103,8 +104,32 @@ def test_scores_come_from_the_engine_in_the_order_of_the_records() -> None:
     assert found.positive.tolist() == [True, False, True, False, True]
 
 
+def test_other_labels_never_count_as_the_negative_one() -> None:
+    mixed = measured([0.9, 0.1, 0.8], [1, 0, 0], "held-out")
+    third = replace(mixed.records[2], label="Pneumonia")
+    found = evaluate.cohorts(replace(mixed, records=[*mixed.records[:2], third]), RULES, seed=0)
+    by_name = {cohort.name: cohort for cohort in found}
+    assert by_name["all"].images == {"COVID-19": 1, "Normal": 1}
+    assert by_name["all"].metrics["accuracy"].value == 1
+    assert set(by_name["c / Pneumonia"].metrics) == {"called_positive"}
+
+
+def test_the_worst_mistakes_are_named_the_surest_first() -> None:
+    found = evaluate.mistakes(measured([0.9, 0.2, 0.8, 0.6, 0.4], [1, 1, 0, 0, 1]), RULES, most=3)
+    assert [(m.file, m.label) for m in found] == [
+        ("1.png", "COVID-19"),
+        ("2.png", "Normal"),
+        ("3.png", "Normal"),
+    ]
+    assert found[0].probability == 0.2
+
+
 def test_every_prediction_is_written(tmp_path: Path) -> None:
-    evaluate.write_predictions(tmp_path / "p.csv", measured([0.25, 0.75], [0, 1]))
+    sets = PredictionSetRule(
+        confidence=0.9, least={"COVID-19": 0.2, "Normal": 0.1}, images={"COVID-19": 9, "Normal": 9}
+    )
+    rules = replace(RULES, prediction_sets=(sets,))
+    evaluate.write_predictions(tmp_path / "p.csv", measured([0.25, 0.75], [0, 1]), rules)
     with (tmp_path / "p.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert rows[1] == {
@@ -113,4 +138,7 @@ def test_every_prediction_is_written(tmp_path: Path) -> None:
         "cohort": "c",
         "split": "test",
         "probability": "0.750000",
+        "called": "COVID-19",
+        "acceptance": "1.000000",
+        "set_0.9": "COVID-19|Normal",
     }

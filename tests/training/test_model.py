@@ -72,6 +72,46 @@ def test_head_and_feature_extractor_together_are_the_network(network: keras.Mode
     assert np.allclose(model.head(network)(features), network(images), atol=1e-6)
 
 
+def batch(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 60, (8, 32, 32, 3)).astype(np.float32)
+
+
+def test_the_fused_network_is_the_same_network(network: keras.Model) -> None:
+    fast = model.fused(network)
+    names = [[layer.name for layer in copy.layers[1:]] for copy in (fast, network)]
+    assert names[0] == names[1]
+    assert any(isinstance(layer, model.BatchNormalization) for layer in fast.layers)
+    assert np.allclose(fast(batch(1)), network(batch(1)), atol=1e-5)
+    learned = [copy(batch(1), training=True) for copy in (fast, network)]
+    assert np.allclose(*learned, atol=1e-4)
+    for mine, keras_own in zip(fast.weights, network.weights, strict=True):
+        assert np.allclose(mine, keras_own, rtol=0.1, atol=1e-3), mine.path
+
+
+def test_fused_batch_normalisation_learns_as_keras_does() -> None:
+    images = np.random.default_rng(0).normal(3, 2, (16, 5, 5, 4)).astype(np.float32)
+    layers = [keras.layers.BatchNormalization(), model.BatchNormalization()]
+    outputs = [layer(images, training=True) for layer in layers]
+    assert np.allclose(*outputs, atol=1e-4)
+    for mine, keras_own in zip(layers[1].weights, layers[0].weights, strict=True):
+        # TensorFlow's moving variance is the unbiased one, of n - 1.
+        assert np.allclose(mine, keras_own, rtol=0.01 / 400 + 1e-4), mine.path
+    layers[1].trainable = False
+    before = layers[1].moving_mean.numpy()
+    layers[1](images, training=True)
+    assert np.array_equal(layers[1].moving_mean, before)
+
+
+def test_weights_of_the_fused_network_load_into_the_plain_one(
+    network: keras.Model, tmp_path: Path
+) -> None:
+    model.fused(network).save_weights(tmp_path / "x.weights.h5")
+    plain = model.build(2, "none", 32)
+    plain.load_weights(tmp_path / "x.weights.h5")
+    for mine, wanted in zip(plain.weights, network.weights, strict=True):
+        assert np.array_equal(mine, wanted)
+
+
 def test_the_summary_names_every_layer_with_its_state(network: keras.Model) -> None:
     model.set_trainable(network, "head", "inference")
     lines = list(model.summary(network))

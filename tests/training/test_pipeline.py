@@ -93,6 +93,62 @@ def test_contrast_keeps_the_mean_and_the_range() -> None:
     assert np.allclose(out.mean(axis=(1, 2, 3)), images[0].mean(), atol=1.5)
 
 
+def test_a_shift_moves_and_a_stretch_changes_the_aspect() -> None:
+    image = np.zeros((32, 100, 100, 1), np.uint8)
+    image[:, 40:60, 40:60] = 255
+    shifted = pipeline.augmented(image, Augment(shift=0.1), [1, 1]).numpy()[..., 0]
+    centres = np.array([np.argwhere(one > 127).mean(axis=0) for one in shifted]) - 49.5
+    assert 5 < np.abs(centres).max() <= 10.5
+    assert np.allclose((shifted > 127).sum(axis=(1, 2)), 400, atol=45)
+    stretched = pipeline.augmented(image, Augment(stretch=0.2), [1, 2]).numpy()[..., 0]
+    boxes = np.array([np.ptp(np.argwhere(one > 127), axis=0) + 1 for one in stretched])
+    aspect = boxes[:, 0] / boxes[:, 1]
+    assert aspect.min() < 0.8
+    assert aspect.max() > 1.2
+
+
+def test_exposure_changes_brightness_and_gamma_and_keeps_black_and_white() -> None:
+    image = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (16, 64, 1))[..., np.newaxis]
+    brighter = pipeline.augmented(image, Augment(brightness=0.2), [7, 1]).numpy() - image
+    middle = brighter[:, 0, 32, 0]
+    assert np.abs(middle).max() <= 51.1
+    assert np.ptp(middle) > 40
+    curved = pipeline.augmented(image, Augment(gamma=1), [7, 2]).numpy()
+    assert np.allclose(curved[:, 0, 0], 0)
+    assert np.allclose(curved[:, 0, -1], 255)
+    exponent = np.log(curved[:, 0, 32, 0] / 255) / np.log(image[0, 0, 32, 0] / 255)
+    assert 0.5 <= exponent.min() < 0.8
+    assert 1.2 < exponent.max() <= 2.01
+
+
+def test_a_frame_comes_from_another_image_and_the_centre_stays() -> None:
+    values = np.array([40, 80, 120, 160], np.uint8)
+    image = np.ones((4, 100, 100, 1), np.uint8) * values[:, None, None, None]
+    out = pipeline.augmented(image, Augment(frame=0.999), [2, 2]).numpy()[..., 0]
+    assert np.allclose(out[:, 20:80, 20:80], values[:, None, None])
+    assert (out[:, 0, 0] <= np.roll(values, 1) + 0.5).all()  # the image before it, darkened
+    assert np.ptp(out[:, 0, 0] / np.roll(values, 1)) > 0.2
+    some = pipeline.augmented(np.repeat(image, 50, axis=0), Augment(frame=0.3), [3, 3]).numpy()
+    changed = ~np.isclose(some[:, 0, 0, 0], np.repeat(values, 50))
+    assert 0.2 < changed.mean() < 0.4
+
+
+def test_detail_goes_from_blurred_to_sharpened() -> None:
+    lines = np.full((64, 64, 64, 1), 100, np.uint8)
+    lines[:, ::2] = 150
+    out = pipeline.augmented(lines, Augment(blur=0.9, sharpen=1), [4, 4]).numpy()
+    spread = out[:, 8:-8, 8:-8].std(axis=(1, 2, 3)) / 25
+    assert 0.09 < spread.min() < 0.4
+    assert 1.6 < spread.max() <= 2.01
+
+
+def test_noise_is_other_in_each_image_and_bounded() -> None:
+    even = np.full((32, 64, 64, 1), 128, np.uint8)
+    spread = pipeline.augmented(even, Augment(noise=0.05), [5, 5]).numpy().std(axis=(1, 2, 3))
+    assert spread.min() < 3
+    assert 9 < spread.max() < 13.5
+
+
 def test_reduction_averages_and_does_not_sample() -> None:
     lines = np.zeros((1, 224, 224, 1), np.uint8)
     lines[:, ::2] = 255

@@ -1,0 +1,139 @@
+"""Measure a release on any folder of X-rays: a report, plots and a row for every image."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.engines import Engine, create_engine
+from app.imaging import Pixels
+from app.release import Cohort, Control, Mistake, Release, open_release
+from training import controls, dataset, evaluate, metrics, plots
+from training.config import Data
+from training.dataset import Rejected, Scan
+from training.evaluate import Measured, Rules
+from training.publish import markdown
+
+SPLIT = "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        cohorts: Whole, and by cohort and label.
+        controls: Empty where not both labels are there.
+        mistakes: The worst.
+        acceptance: Cohort and label, number of X-rays, how many of them are refused.
+    """
+
+    cohorts: tuple[Cohort, ...]
+    controls: tuple[Control, ...]
+    mistakes: tuple[Mistake, ...]
+    acceptance: tuple[tuple[str, int, int], ...]
+
+
+def report(path: Path, data: Path, out: Path) -> Path:
+    """Measure a release on a folder and write everything that was found.
+
+    Args:
+        path: The release.
+        data: As for `dataset.scan`; any label that is not the release's counts as another
+            condition, and is measured on its own.
+        out: Gets `report.md`, `report.json`, `predictions.csv`, `rejected.csv` and the plots.
+
+    Returns:
+        The report's file.
+
+    Raises:
+        DatasetInvalid: The folder holds no usable image.
+        ReleaseInvalid: The release's files are not what its manifest says.
+    """
+    release = open_release(path)
+    manifest = release.manifest
+    found = dataset.scan(data, _labels(release, data))
+    rules = Rules(manifest.labels, manifest.decision, manifest.prediction_sets)
+    engine = create_engine(path)
+    records = [replace(record, split=SPLIT) for record in found.records]
+    measured = evaluate.measure(engine, found.pixels, records, manifest.labels[0])
+    out.mkdir(parents=True, exist_ok=True)
+    dataset.write_csv(out / "rejected.csv", found.rejected, Rejected)
+    evaluate.write_predictions(out / "predictions.csv", measured, rules)
+    result = _report(release, engine, found.pixels, measured, rules)
+    if result.controls:
+        plots.draw(measured.of(rules.labels), rules, out)
+    _write_json(out / "report.json", release, result)
+    file = out / "report.md"
+    file.write_text(_text(release, data, found, engine, result), encoding="utf-8")
+    return file
+
+
+def _labels(release: Release, data: Path) -> Data:
+    known = Data.model_validate(release.manifest.training.config.get("data", {}))
+    names = {name.casefold() for name in (*release.manifest.labels, *known.aliases)}
+    others = sorted(name for name in dataset.labels_in(data) if name.casefold() not in names)
+    return Data(labels=release.manifest.labels, aliases=known.aliases, other_labels=tuple(others))
+
+
+def _report(
+    release: Release, engine: Engine, pixels: Pixels, measured: Measured, rules: Rules
+) -> Report:
+    seed = release.manifest.training.seed
+    places = [i for i, record in enumerate(measured.records) if record.label in rules.labels]
+    two = measured.of(rules.labels)
+    both = bool(two.positive.any() and not two.positive.all())
+    return Report(
+        cohorts=evaluate.cohorts(measured, rules, seed),
+        controls=controls.controls(engine, pixels[places], two.positive, seed) if both else (),
+        mistakes=evaluate.mistakes(two, rules),
+        acceptance=tuple(_refused(release, measured))
+        if release.manifest.acceptance.trained
+        else (),
+    )
+
+
+def _refused(release: Release, measured: Measured) -> Iterator[tuple[str, int, int]]:
+    acceptance = release.manifest.acceptance
+    kinds = sorted({(record.cohort, record.label) for record in measured.records})
+    for cohort, label in kinds if acceptance.trained else ():
+        scores = measured.where(cohort=cohort, label=label).acceptance
+        refused = int((scores < acceptance.threshold).sum())
+        yield f"{cohort or 'unnamed'} / {label}", len(scores), refused
+
+
+def _write_json(path: Path, release: Release, result: Report) -> None:
+    content = {
+        "release": {
+            "name": release.manifest.name,
+            "version": release.manifest.version,
+            "digest": release.digest,
+        },
+        "metrics": [cohort.model_dump() for cohort in result.cohorts],
+        "controls": [control.model_dump() for control in result.controls],
+        "mistakes": [mistake.model_dump() for mistake in result.mistakes],
+        "acceptance": [
+            {"name": name, "images": images, "refused": refused}
+            for name, images, refused in result.acceptance
+        ],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _text(release: Release, data: Path, found: Scan, engine: Engine, result: Report) -> str:
+    whole = next((c for c in result.cohorts if "auc" in c.metrics), None)
+    return markdown(
+        "report.md.j2",
+        m=release.manifest,
+        digest=release.digest,
+        data=data.name,
+        used=len(found.records),
+        rejected=len(found.rejected),
+        engine=f"{engine.name} {engine.precision}",
+        cohorts=result.cohorts,
+        prevalences=metrics.PREVALENCES,
+        accepted=result.acceptance,
+        controls=result.controls,
+        real=whole.metrics["auc"] if whole else None,
+        mistakes=result.mistakes,
+    )
