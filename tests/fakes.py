@@ -120,6 +120,10 @@ def manifest_content(folder: Path) -> dict[str, Any]:
         "decision": {"threshold": 0.5, "rule": "fixed"},
         "temperature": 1.0,
         "acceptance": {"trained": True, "threshold": 0.5, "rule": "fixed"},
+        "prediction_sets": [
+            {"confidence": confidence, "least": dict.fromkeys(LABELS, least), "images": {}}
+            for confidence, least in ((0.9, 0.6), (0.95, 0.3))
+        ],
         "metrics": [
             {
                 "name": "whole",

@@ -75,6 +75,7 @@ def training_curves(histories: dict[str, History], path: Path) -> None:
         axes.text(end + 0.1, 0.97, stage, transform=axes.get_xaxis_transform(), va="top", size=8)
         end += len(history)
         axes.axvline(end, color="gray", linewidth=0.8)
+    axes.set_xlim(0.5, end)  # so that the first stage's name is inside
     axes.legend()
     figure.savefig(path)
 

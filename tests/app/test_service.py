@@ -55,6 +55,7 @@ async def test_a_prediction_tells_everything_about_itself(opened: Open) -> None:
     assert prediction.label == "COVID-19"
     assert prediction.probabilities == pytest.approx({"COVID-19": 0.8, "Normal": 0.2})
     assert prediction.decision_threshold == 0.5
+    assert prediction.prediction_set == {"90%": ("COVID-19",), "95%": ("COVID-19",)}
     assert (prediction.acceptance.score, prediction.acceptance.threshold) == (1, 0.5)
     assert prediction.warnings == ()
     assert (prediction.image.format, prediction.image.width, prediction.image.height) == (
@@ -65,6 +66,18 @@ async def test_a_prediction_tells_everything_about_itself(opened: Open) -> None:
     assert (prediction.model.name, prediction.model.version) == (fakes.NAME, 1)
     assert prediction.model.digest == release.digest
     assert list(prediction.timings_ms) == ["decode", "queue", "inference", "total"]
+
+
+async def test_a_prediction_set_holds_what_cannot_be_ruled_out(opened: Open) -> None:
+    async with opened() as service:
+        unsure = await service.predict(gray_png(133), math.inf)
+    assert unsure.probabilities["COVID-19"] == pytest.approx(0.52, abs=0.01)
+    assert unsure.prediction_set == {"90%": (), "95%": ("COVID-19", "Normal")}
+
+
+async def test_a_release_without_prediction_sets_gives_none(opened: Open) -> None:
+    async with opened({"prediction_sets": []}) as service:
+        assert (await service.predict(gray_png(), math.inf)).prediction_set == {}
 
 
 async def test_two_predictions_have_two_ids(opened: Open) -> None:
