@@ -1,5 +1,6 @@
 """From a folder of images to an answer over HTTP, with the real programs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from tests.integration.server import Start
 from tests.training.conftest import draw
 
 pytest.importorskip("tensorflow", reason="training needs the extra `train`")
+
+from training import crossval
 
 RECIPE = """
 name = "covid19-resnet50"
@@ -29,6 +32,15 @@ size = 32
 batch_size = 8
 learning_rate = 1e-3
 """
+
+FOLDS = {
+    "command": "python -m training crossval",
+    "config": {},
+    "environment": {},
+    "folds": [],
+    "mean": dict.fromkeys(crossval.METRICS, 0.912),
+    "standard_deviation": dict.fromkeys(crossval.METRICS, 0.034),
+}
 
 
 def training(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -70,11 +82,24 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     for plot in ("roc", "confusion", "reliability", "training"):
         assert (release.path / "evaluation" / f"{plot}.png").stat().st_size > 5000
 
-    again = training("card", *options)
+    assert {rule.confidence for rule in manifest.prediction_sets} == {0.9, 0.95}
+    assert len(manifest.controls) == 3
+
+    folds = tmp_path / "folds.json"
+    folds.write_text(json.dumps(FOLDS))
+    beside = ("--control", tmp_path / "work", "--folds", folds)
+    again = training("card", *options, *beside)
     assert again.returncode == 0, again.stderr[-2000:]
-    second = open_release(store / "covid19-resnet50" / "2").manifest
-    assert second.metrics == manifest.metrics
-    shutil.rmtree(store / "covid19-resnet50" / "2")
+    second = open_release(store / "covid19-resnet50" / "2")
+    assert second.manifest.metrics == manifest.metrics
+    card = (second.path / "MODEL_CARD.md").read_text()
+    assert "### A control: covid19-resnet50" in card
+    assert "| 0.912 ± 0.034 |" in card
+    shutil.rmtree(second.path)
+
+    done = training("evaluate", "--release", release.path, "--data", data, "--out", tmp_path / "on")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| evaluation, unnamed / Pneumonia | 3 |" in (tmp_path / "on" / "report.md").read_text()
 
     server = start(model_store=store).wait_until_ready()
     answer = server.predict((data / "COVID-19" / "00.png").read_bytes())
