@@ -53,12 +53,26 @@ class PredictionSetRule(_Model):
         return tuple(label for label, p in probabilities.items() if p >= self.least[label])
 
 
+class Share(_Model):
+    """A part of a set of images."""
+
+    name: str = Field(description="Of the set.")
+    images: int = Field(description="In the whole set.")
+    share: Probability
+
+
 class Acceptance(_Model):
     """When an image counts as a frontal chest X-ray."""
 
     trained: bool = Field(description="False: the score is a constant 1 and refuses nothing.")
     threshold: Probability
     rule: str
+    refused: tuple[Share, ...] = Field(
+        default=(), description="Of the X-rays of each split, cohort and label."
+    )
+    accepted_foreign: tuple[Share, ...] = Field(
+        default=(), description="Of images that are no frontal chest X-rays, by what they are."
+    )
 
 
 class Estimate(_Model):

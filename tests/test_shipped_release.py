@@ -1,5 +1,7 @@
 """The release in `model_store/`, as it is served."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from app import cli
 from app.engines import create_engine
 from app.imaging import decode, to_model_input
+from app.main import DESCRIPTION
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Release
 from tests import fakes
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 MODELS = Path(__file__).parents[1] / "model_store" / fakes.NAME
 MEGABYTE = 1_000_000
 
@@ -47,6 +51,23 @@ def test_both_engines_answer_the_same_for_real_xrays(release: Release, shared: P
 def test_verify_finds_it_good(release: Release, capsys: pytest.CaptureFixture[str]) -> None:
     cli.verify(release.path)
     assert f"{fakes.NAME} version {release.manifest.version}" in capsys.readouterr().out
+
+
+def test_the_documentation_says_what_it_calls_other_pneumonia(release: Release) -> None:
+    found = [c for c in release.manifest.metrics if c.name == "nih-adult / Pneumonia"]
+    share = f"{found[0].metrics['called_positive'].value:.0%} of"
+    assert share in DESCRIPTION
+    assert share in README
+
+
+def test_the_readme_shows_an_answer_of_this_release(release: Release) -> None:
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[0])
+    manifest = release.manifest
+    assert shown["model"]["version"] == manifest.version
+    assert shown["model"]["digest"] == release.digest
+    assert shown["decision_threshold"] == manifest.decision.threshold
+    assert shown["acceptance"]["threshold"] == manifest.acceptance.threshold
+    assert f"model_store/{manifest.name}/{manifest.version}/MODEL_CARD.md" in README
 
 
 def test_it_names_covid_first(release: Release) -> None:

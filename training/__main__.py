@@ -59,7 +59,7 @@ def run(  # noqa: PLR0913, PLR0917 -- options of a command
     stages.fit(this, continue_from)
     stages.export(this)
     stages.evaluate(this)
-    _publish(this, out)
+    typer.echo(f"The release is {stages.card(this, out)}")
 
 
 @app.command()
@@ -128,11 +128,22 @@ def crossval(  # noqa: PLR0913, PLR0917 -- options of a command
 
 
 @app.command()
-def card(
-    data: Data, config: Recipe, out: Out, work: Work = None, backbone: Backbone = None
+def card(  # noqa: PLR0913, PLR0917 -- options of a command
+    data: Data,
+    config: Recipe,
+    out: Out,
+    work: Work = None,
+    backbone: Backbone = None,
+    control: Annotated[
+        Path | None, typer.Option(help="Work folder of a run to be told as a control.")
+    ] = None,
+    folds: Annotated[
+        Path | None, typer.Option(help="Report of a cross-validation to be told.")
+    ] = None,
 ) -> None:
     """Write manifest and model card, and put the release into the store."""
-    _publish(_open(data, config, work, backbone), out)
+    path = stages.card(_open(data, config, work, backbone), out, control, folds)
+    typer.echo(f"The release is {path}")
 
 
 @app.command()
@@ -150,10 +161,6 @@ def summary(config: Recipe, backbone: Backbone = None, stage: int = 1) -> None:
     set_trainable(network, chosen.train_from, chosen.batch_norm)
     for line in describe(network):
         typer.echo(line)
-
-
-def _publish(this: Run, out: Path) -> None:
-    typer.echo(f"The release is {stages.card(this, out)}")
 
 
 def _open(data: Path, config: Path, work: Path | None, backbone: str | None) -> Run:

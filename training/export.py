@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
 from app.imaging import SIZE, Pixels
+from training.acceptance import LAYERS, Classifier, Features, pooled
 from training.config import Config
 from training.model import BACKBONE_LAYERS, build
 from training.pipeline import to_network_input
@@ -29,11 +30,16 @@ class ReleaseGraph:
     Args:
         model: The network, built in float32.
         temperature: What the logits are divided by (Guo et al., ICML 2017).
+        classifier: What scores acceptance; a constant 1 stands for it where None.
     """
 
-    def __init__(self, model: keras.Model, temperature: float) -> None:
-        # [n, h, w, 3] -> [n, 7, 7, 2048] at conv5_block3_out, the backbone's last layer
-        self._backbone = keras.Model(model.input, model.layers[BACKBONE_LAYERS - 1].output)
+    def __init__(
+        self, model: keras.Model, temperature: float, classifier: Classifier | None = None
+    ) -> None:
+        # [n, h, w, 3] -> the maps of `LAYERS`, then the backbone's last, [n, 7, 7, 2048]
+        outputs = [model.get_layer(name).output for name in LAYERS]
+        last = model.layers[BACKBONE_LAYERS - 1].output
+        self._backbone = keras.Model(model.input, [*outputs, last])
         self._weights = [_constant(v) for v in self._backbone.trainable_variables]
         self._statistics = [_constant(v) for v in self._backbone.non_trainable_variables]
         layers = model.layers[BACKBONE_LAYERS + 1 :]
@@ -46,9 +52,11 @@ class ReleaseGraph:
             pairs += [(kernel, layer.kernel), (bias, layer.bias)]
         self._variables = {id(constant): variable for constant, variable in pairs}
         self._temperature = tf.constant(temperature, tf.float32)
+        self._classifier = classifier
         image = tf.TensorSpec([None, SIZE, SIZE, 1], tf.uint8, name="image")
         self.serve = tf.function(self._serve, input_signature=[image])
         self.logits = tf.function(self._logits, input_signature=[image])
+        self.features = tf.function(self._features, input_signature=[image])
 
     def variable(self, constant: tf.Tensor) -> keras.Variable:
         """Tell which of the network's variables a constant of the graph was made from."""
@@ -56,24 +64,36 @@ class ReleaseGraph:
 
     def _serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """uint8 `[n, 224, 224, 1]` → probabilities, heatmap and acceptance."""
-        maps = self._maps(image)  # [n, 7, 7, 2048]
-        logits, gradient = self._logits_and_gradient(tf.reduce_mean(maps, axis=(1, 2)))
+        maps = self._maps(image)
+        logits, gradient = self._logits_and_gradient(tf.reduce_mean(maps[-1], axis=(1, 2)))
         return {
             "probabilities": tf.nn.softmax(logits / self._temperature),
-            "heatmap": _grad_cam(maps, gradient),
-            "acceptance": tf.ones_like(logits[:, 0]),
+            "heatmap": _grad_cam(maps[-1], gradient),
+            "acceptance": self._acceptance(image, maps[:-1]),  # its constants come after all others
         }
 
     def _logits(self, image: tf.Tensor) -> tf.Tensor:
         """uint8 `[n, 224, 224, 1]` → logits `[n, 2]`, before the temperature."""
-        return self._logits_and_gradient(tf.reduce_mean(self._maps(image), axis=(1, 2)))[0]
+        return self._logits_and_gradient(tf.reduce_mean(self._maps(image)[-1], axis=(1, 2)))[0]
 
-    def _maps(self, image: tf.Tensor) -> tf.Tensor:
+    def _features(self, image: tf.Tensor) -> tf.Tensor:
+        """uint8 `[n, 224, 224, 1]` → what the acceptance is scored by, `[n, features]`."""
+        return pooled(image, self._maps(image)[:-1])
+
+    def _acceptance(self, image: tf.Tensor, maps: list[tf.Tensor]) -> tf.Tensor:
+        """Score `[n]`, 0 to 1."""
+        if self._classifier is None:
+            return tf.ones([tf.shape(image)[0]])
+        c = self._classifier
+        log_odds = pooled(image, maps) @ tf.constant(c.kernel) + tf.constant(c.bias)  # [n, 1]
+        return tf.sigmoid(log_odds[:, 0])
+
+    def _maps(self, image: tf.Tensor) -> list[tf.Tensor]:
         weights = [tf.cast(w, tf.float32) for w in self._weights]
         outputs, _ = self._backbone.stateless_call(
             weights, self._statistics, to_network_input(image), training=False
         )
-        return outputs
+        return list(outputs)
 
     def _logits_and_gradient(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits `[n, 2]`, and the gradient `[n, 2048]` of their difference by the features.
@@ -114,6 +134,12 @@ def all_logits(graph: ReleaseGraph, pixels: Pixels, batch: int = 32) -> Scores:
     """Logits float64 `[n, 2]` of uint8 `[n, 224, 224, 1]`."""
     parts = [graph.logits(pixels[i : i + batch]).numpy() for i in range(0, len(pixels), batch)]
     return np.concatenate(parts).astype(np.float64)
+
+
+def all_features(graph: ReleaseGraph, pixels: Pixels, batch: int = 32) -> Features:
+    """What acceptance is learned from, float32 `[n, features]`, of uint8 `[n, 224, 224, 1]`."""
+    parts = [graph.features(pixels[i : i + batch]).numpy() for i in range(0, len(pixels), batch)]
+    return np.concatenate(parts)
 
 
 def fit_temperature(logits: Scores, positive: NDArray[np.bool_]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from app.release import (
     Training,
     hash_files,
 )
-from training import dataset
+from training import crossval, dataset
+from training.config import Config
 from training.continuation import continuation
 from training.evaluate import Rules
 from training.metrics import PREVALENCES
@@ -43,11 +45,13 @@ class Calibration(BaseModel):
     Attributes:
         temperature: What the logits are divided by.
         decision: The threshold.
+        acceptance: The threshold of what is answered for at all.
         prediction_sets: By confidence.
     """
 
     temperature: float
     decision: Decision
+    acceptance: Acceptance = NO_ACCEPTANCE
     prediction_sets: tuple[PredictionSetRule, ...]
 
     def rules(self, labels: tuple[str, str]) -> Rules:
@@ -62,6 +66,7 @@ class Results(BaseModel):
         metrics: By split and cohort.
         controls: On test images that were changed.
         mistakes: The worst of the test split.
+        acceptance: The calibration's, with what it refuses and accepts.
         precisions: Engine → precisions that gave TensorFlow's answers on the test split.
         agreement: Engine and precision → how far its answers are from TensorFlow's.
         golden: TensorFlow's answer for the phantom.
@@ -70,12 +75,28 @@ class Results(BaseModel):
     metrics: tuple[Cohort, ...]
     controls: tuple[Control, ...]
     mistakes: tuple[Mistake, ...]
+    acceptance: Acceptance = NO_ACCEPTANCE
     precisions: dict[EngineName, tuple[Precision, ...]]
     agreement: dict[str, dict[str, float]]
     golden: Golden
 
 
-def publish(run: Run, out: Path, calibration: Calibration, results: Results) -> Path:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What other runs gave, to be told on the card beside the release's own numbers.
+
+    Attributes:
+        control: A control's recipe and results, such as the article's protocol.
+        folds: A cross-validation.
+    """
+
+    control: tuple[Config, Results] | None = None
+    folds: crossval.Report | None = None
+
+
+def publish(
+    run: Run, out: Path, calibration: Calibration, results: Results, beside: Beside
+) -> Path:
     """Write the release as the next version of its name, whole or not at all.
 
     Args:
@@ -83,6 +104,7 @@ def publish(run: Run, out: Path, calibration: Calibration, results: Results) -> 
         out: The store.
         calibration: What was chosen.
         results: The measurements.
+        beside: What other runs gave.
 
     Returns:
         The release's folder.
@@ -93,7 +115,7 @@ def publish(run: Run, out: Path, calibration: Calibration, results: Results) -> 
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(run.folder / "release", partial)
     manifest = _manifest(run, version, calibration, results)
-    (partial / "MODEL_CARD.md").write_text(_card(run, manifest, results), encoding="utf-8")
+    (partial / "MODEL_CARD.md").write_text(_card(run, manifest, results, beside), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": hash_files(partial)})
     text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
     (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -114,7 +136,7 @@ def _manifest(run: Run, version: int, calibration: Calibration, results: Results
         input=InputContract(resize=RESIZE_RULE),
         decision=calibration.decision,
         temperature=calibration.temperature,
-        acceptance=NO_ACCEPTANCE,
+        acceptance=results.acceptance,
         prediction_sets=calibration.prediction_sets,
         metrics=results.metrics,
         controls=results.controls,
@@ -155,7 +177,7 @@ def markdown(template: str, **values: object) -> str:
     return text.rstrip() + "\n"
 
 
-def _card(run: Run, manifest: Manifest, results: Results) -> str:
+def _card(run: Run, manifest: Manifest, results: Results, beside: Beside) -> str:
     rejected = (run.folder / "rejected.csv").read_text(encoding="utf-8").count("\n") - 1
     test = next(c for c in results.metrics if (c.name, c.split) == ("all", "test"))
     return markdown(
@@ -165,4 +187,7 @@ def _card(run: Run, manifest: Manifest, results: Results) -> str:
         rejected=rejected,
         prevalences=PREVALENCES,
         test=test,
+        control=beside.control,
+        folds=beside.folds,
+        fold_metrics=crossval.METRICS,
     )

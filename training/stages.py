@@ -5,6 +5,7 @@ Each reads what the ones before it left in the run's work folder, and does nothi
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import numpy as np
 from app.engines import Engine, create_engine
 from app.imaging import Pixels, phantom
 from app.release import Decision, EngineName, Golden
-from training import conformal, plots, publish
+from training import acceptance, conformal, crossval, plots, publish
 from training import evaluate as measures
 from training import export as exporting
 from training import fit as fitting
+from training.config import Config
 from training.continuation import HISTORY, continue_from
 from training.controls import controls
 from training.dataset import Record
@@ -58,14 +60,22 @@ def export(run: Run) -> None:
     temperature = exporting.fit_temperature(logits, positive)
     scores = 1 / (1 + np.exp((logits[:, 1] - logits[:, 0]) / temperature))
     threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
+    learned = acceptance.learn(
+        partial(exporting.all_features, exporting.ReleaseGraph(network, 1.0)),
+        _pixels(run, "train"),
+        validation.inputs,
+        run.config.seed,
+    )
+    graph = exporting.ReleaseGraph(network, temperature, learned.classifier)
     shutil.rmtree(run.folder / "release", ignore_errors=True)
-    exporting.save(exporting.ReleaseGraph(network, temperature), run.folder / "release")
+    exporting.save(graph, run.folder / "release")
     rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
     labels = run.config.data.labels
     sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
     calibration = publish.Calibration(
         temperature=temperature,
         decision=Decision(threshold=threshold, rule=rule),
+        acceptance=learned.rule,
         prediction_sets=tuple(sets),
     )
     _write_json(run.folder / CALIBRATION, calibration.model_dump())
@@ -86,6 +96,9 @@ def evaluate(run: Run) -> None:
         metrics=measures.cohorts(measured, rules, run.config.seed),
         controls=controls(reference, _pixels(run, "test"), test.positive, run.config.seed),
         mistakes=measures.mistakes(test, rules),
+        acceptance=acceptance.report(
+            _calibration(run).acceptance, measured, reference, _pixels(run, "test"), run.config.seed
+        ),
         precisions=measures.precisions(test, others, threshold),
         agreement={"openvino f32": measures.agreement(test, other, threshold)[1]},
         golden=_golden(reference),
@@ -99,10 +112,28 @@ def evaluate(run: Run) -> None:
     _write_json(run.folder / EVALUATION, results.model_dump(mode="json"))
 
 
-def card(run: Run, out: Path) -> Path:
-    """Write manifest and model card, and put the release into the store."""
+def card(run: Run, out: Path, control: Path | None = None, folds: Path | None = None) -> Path:
+    """Write manifest and model card, and put the release into the store.
+
+    Args:
+        run: The run.
+        out: The store.
+        control: Work folder of another run, told on the card as a control.
+        folds: Report of a cross-validation, told on the card.
+    """
     results = publish.Results.model_validate_json(run.need(EVALUATION, "evaluate").read_text())
-    return publish.publish(run, out, _calibration(run), results)
+    beside = publish.Beside(
+        _control(control) if control else None,
+        crossval.Report.model_validate_json(folds.read_text()) if folds else None,
+    )
+    return publish.publish(run, out, _calibration(run), results, beside)
+
+
+def _control(folder: Path) -> tuple[Config, publish.Results]:
+    """Read another run's recipe and results."""
+    recipe = json.loads((folder / "run.json").read_text())["config"]
+    results = (folder / EVALUATION).read_text()
+    return Config.model_validate(recipe), publish.Results.model_validate_json(results)
 
 
 def _calibration(run: Run) -> publish.Calibration:

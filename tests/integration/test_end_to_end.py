@@ -74,7 +74,8 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     assert {c.split for c in manifest.metrics} == {"test", "validation", "held-out"}
     assert manifest.precisions["openvino"] == ("f32",)
     assert manifest.training.dataset.images["held-out"] == {"Pneumonia": 3}
-    assert not manifest.acceptance.trained
+    assert manifest.acceptance.trained
+    assert {share.name for share in manifest.acceptance.accepted_foreign} > {"X-ray upside down"}
     card = (release.path / "MODEL_CARD.md").read_text()
     assert "no medical device" in card
     assert manifest.training.command in card
@@ -101,7 +102,8 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     assert done.returncode == 0, done.stderr[-2000:]
     assert "| evaluation, unnamed / Pneumonia | 3 |" in (tmp_path / "on" / "report.md").read_text()
 
-    server = start(model_store=store).wait_until_ready()
+    # Drawings are answered too, whatever the acceptance makes of them.
+    server = start(model_store=store, acceptance="warn").wait_until_ready()
     answer = server.predict((data / "COVID-19" / "00.png").read_bytes())
     assert answer.status_code == 200
     body = answer.json()

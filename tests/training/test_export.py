@@ -7,7 +7,8 @@ import tensorflow as tf
 from scipy.stats import binomtest
 
 from app.engines import create_engine
-from training import export, model
+from training import acceptance, export, model
+from training.acceptance import Classifier
 from training.config import Config, Stage
 from training.pipeline import to_network_input
 
@@ -88,8 +89,55 @@ def test_the_saved_model_is_small_and_has_no_variables(saved: Path) -> None:
     assert (saved / "variables" / "variables.data-00000-of-00001").stat().st_size < 1e5
 
 
-def test_acceptance_is_a_constant_one(graph: export.ReleaseGraph, images: np.ndarray) -> None:
+def test_acceptance_is_a_constant_one_without_a_classifier(
+    graph: export.ReleaseGraph, images: np.ndarray
+) -> None:
     assert graph.serve(images)["acceptance"].numpy().tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def accepting(graph: export.ReleaseGraph, images: np.ndarray) -> Classifier:
+    """A classifier of random weights that is sure of nothing."""
+    features, rng = export.all_features(graph, images), np.random.default_rng(6)
+    kernel = rng.normal(size=(acceptance.FEATURES, 1))
+    kernel *= 2 / (features @ kernel).std()
+    bias = -features.mean(axis=0) @ kernel
+    return Classifier(kernel.astype(np.float32), bias.astype(np.float32))
+
+
+def test_both_engines_give_the_classifiers_acceptance_and_nothing_else_changes(
+    graph: export.ReleaseGraph,
+    network: keras.Model,
+    accepting: Classifier,
+    images: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    judging = export.ReleaseGraph(network, TEMPERATURE, accepting)
+    wanted = 1 / (1 + np.exp(-accepting.log_odds(export.all_features(graph, images))))
+    assert 0.01 < wanted.min() < wanted.max() < 0.99
+    export.save(judging, tmp_path / "model")
+    plain = graph.serve(images)
+    for choice in ("openvino", "tensorflow"):
+        engine = create_engine(tmp_path / "model", choice)
+        answer = engine.predict(images)
+        engine.close()
+        assert np.abs(answer.acceptance - wanted).max() < 1e-5, choice
+        assert np.abs(answer.probabilities - plain["probabilities"].numpy()).max() < 1e-5
+        assert np.abs(answer.heatmap - plain["heatmap"].numpy()).max() < 1e-3
+
+
+def test_the_classifiers_constants_come_after_the_networks(
+    graph: export.ReleaseGraph, network: keras.Model, accepting: Classifier
+) -> None:
+    judging = export.ReleaseGraph(network, TEMPERATURE, accepting)
+    order = [
+        [g.variable(c).path for c in function.get_concrete_function().captured_inputs[:count]]
+        for g, function, count in (
+            (graph, graph.logits, None),
+            (judging, judging.serve, len(graph.logits.get_concrete_function().captured_inputs)),
+        )
+    ]
+    assert order[0] == order[1]
 
 
 def test_a_network_survives_its_file(network: keras.Model, tmp_path: Path) -> None:
