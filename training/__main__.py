@@ -121,10 +121,10 @@ def crossval(  # noqa: PLR0913, PLR0917 -- options of a command
 ) -> None:
     """Measure the recipe on every fold, fitted on the others. Goes on where it was stopped."""
     this = _open(data, config, work, backbone)
-    report = out or this.folder / "crossval" / f"{folds}-folds.json"
-    for line in table(cross_validate(this, folds, report)):
+    file = out or this.folder / "crossval" / f"{folds}-folds.json"
+    for line in table(cross_validate(this, folds, file)):
         typer.echo(line)
-    typer.echo(f"The report is {report}")
+    typer.echo(f"The report is {file}")
 
 
 @app.command()

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,27 +9,28 @@ from training.errors import RunMismatch
 from training.run import Run
 
 
+def recorded(folder: Path, config: Config, change: Callable[[dict[str, object]], object]) -> Run:
+    """A run whose record was written by a program with other settings of the data."""
+    run = Run(folder, config, Path("recipe.toml"), Path("data"))
+    run.record()
+    file = folder / "run.json"
+    older = json.loads(file.read_text())
+    change(older["config"]["data"])
+    file.write_text(json.dumps(older))
+    return run
+
+
 def test_a_work_folder_from_before_a_setting_existed_is_the_same_runs(
     tmp_path: Path, config: Config
 ) -> None:
-    run = Run(tmp_path / "work", config, Path("recipe.toml"), Path("data"))
-    run.record()
-    file = tmp_path / "work" / "run.json"
-    older = json.loads(file.read_text())
-    del older["config"]["data"]["limit"]
-    file.write_text(json.dumps(older))
+    run = recorded(tmp_path / "work", config, lambda data: data.pop("limit"))
     run.record()
 
 
 def test_a_work_folder_with_a_setting_that_no_longer_exists_is_refused(
     tmp_path: Path, config: Config
 ) -> None:
-    run = Run(tmp_path / "work", config, Path("recipe.toml"), Path("data"))
-    run.record()
-    file = tmp_path / "work" / "run.json"
-    older = json.loads(file.read_text())
-    older["config"]["data"]["gone"] = 1
-    file.write_text(json.dumps(older))
+    run = recorded(tmp_path / "work", config, lambda data: data.update(gone=1))
     with pytest.raises(RunMismatch, match="same config"):
         run.record()
 
