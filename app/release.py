@@ -161,7 +161,8 @@ class Manifest(_Model):
     )
     input: InputContract
     decision: Decision
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(gt=0, description="What the logits are divided by.")]
+    bias: float = Field(default=0.0, description="What is added to the positive label's then.")
     acceptance: Acceptance
     prediction_sets: tuple[PredictionSetRule, ...] = ()
     metrics: tuple[Cohort, ...]

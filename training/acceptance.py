@@ -31,8 +31,10 @@ FEATURES = THUMBNAIL**2 + 2 * (512 + 1024)
 
 MOST_XRAYS = 1500
 """X-rays to learn from, as they are; as many again are varied."""
-MOST_FOREIGN = 2200
-"""Foreign images to learn from; no more than X-rays, varied ones included."""
+MOST_FOREIGN = 4000
+"""Foreign images to learn from; no more than four thirds of the X-rays, varied ones included."""
+SPOILED_WEIGHT = 3
+"""X-rays that are turned or cut are the hardest to tell: so many of these for each other image."""
 MOST_CHOOSING = 400
 """Foreign images to choose the threshold on; no more than validation X-rays."""
 MOST_MEASURED = 700
@@ -129,7 +131,8 @@ def learn(
     """
     rng = np.random.default_rng(seed)
     chosen = train[np.sort(rng.permutation(len(train))[:MOST_XRAYS])]
-    other = foreign(train, min(MOST_FOREIGN, 2 * len(chosen)), seed, measured=False)
+    count = min(MOST_FOREIGN, 8 * len(chosen) // 3)
+    other = foreign(train, count, seed, measured=False, spoiled_weight=SPOILED_WEIGHT)
     features = extract(np.concatenate([chosen, varied(chosen, seed), other.pixels]))
     classifier = fit(features, np.arange(len(features)) < 2 * len(chosen), seed)
     count = min(MOST_CHOOSING, len(validation))

@@ -19,7 +19,7 @@ from training import fit as fitting
 from training.config import Config
 from training.dataset import Record, fingerprint
 from training.errors import ContinuationImpossible
-from training.export import ReleaseGraph, all_logits
+from training.export import ReleaseGraph, Scaling, all_logits
 from training.files import write_whole
 from training.model import build
 
@@ -99,18 +99,18 @@ def _stages_done(release: Release, config: Config, records: Sequence[Record]) ->
 def _take_weights(network: keras.Model, release: Release) -> None:
     """Assign the release's constants to the network's variables, and compare the answers."""
     signature = tf.saved_model.load(str(release.path)).signatures["serving_default"]
-    graph = ReleaseGraph(network, 1.0)
+    graph = ReleaseGraph(network)
     # Both graphs name their constants in the order of use, the network's before all others.
     order = graph.logits.get_concrete_function().captured_inputs
     for constant, theirs in zip(order, signature.captured_inputs, strict=False):
         graph.variable(constant).assign(tf.cast(theirs, tf.float32))
     image = phantom()[np.newaxis]
-    logits = all_logits(ReleaseGraph(network, 1.0), image) / release.manifest.temperature
-    mine = np.exp(logits[0]) / np.exp(logits[0]).sum()
-    theirs = signature(image=tf.constant(image))["probabilities"].numpy()[0]
-    if np.abs(mine - theirs).max() > MOST_DIFFERENCE:
+    scaling = Scaling(release.manifest.temperature, release.manifest.bias)
+    mine = float(scaling.scores(all_logits(ReleaseGraph(network), image))[0])
+    theirs = float(signature(image=tf.constant(image))["probabilities"][0, 0])
+    if abs(mine - theirs) > MOST_DIFFERENCE:
         raise ContinuationImpossible(
-            f"the release's answer for the test image, {theirs.tolist()}", str(mine.tolist())
+            f"the release's answer for the test image, {theirs:.4f}", f"{mine:.4f}"
         )
 
 

@@ -2,7 +2,7 @@
 
 The images are cut into folds once, by the seed: no group of near-duplicates crosses folds, and each
 has the whole's shares of labels and cohorts. Each fold is then kept out once. The one after it is
-validation, for curves, temperature and threshold; the network is fitted on the rest, always from
+validation, for curves, scaling and threshold; the network is fitted on the rest, always from
 the recipe's seed, so that only the images differ.
 
 A fold is measured by Keras in float32, at the size of the recipe's last stage: a release's
@@ -26,11 +26,10 @@ from typing import Any
 import keras
 import numpy as np
 from pydantic import BaseModel
-from scipy.special import expit
 
 from training import dataset, pipeline
 from training.dataset import Record
-from training.export import choose_threshold, fit_temperature, load_network
+from training.export import choose_threshold, fit_scaling, load_network
 from training.files import write_whole
 from training.fit import FINAL, Examples, fit, stage_folder
 from training.metrics import Scores, of_two_labels
@@ -57,6 +56,7 @@ class Fold(BaseModel):
         fingerprint: Of the images and what each was used for.
         images: Split → label → number; `test` is the fold.
         temperature: Chosen on the validation split.
+        bias: The same.
         threshold: Chosen on the validation split.
         metrics: Of the fold.
         probabilities: File → calibrated probability of the positive label.
@@ -66,6 +66,7 @@ class Fold(BaseModel):
     fingerprint: str
     images: dict[str, dict[str, int]]
     temperature: float
+    bias: float
     threshold: float
     metrics: dict[str, float]
     probabilities: dict[str, float]
@@ -152,15 +153,16 @@ def _measure(run: Run, weights: Path, records: Sequence[Record], number: int) ->
     network.layers[-1].activation = keras.activations.linear  # logits instead of probabilities
     validation, test = (_examples(run, records, split) for split in ("validation", "test"))
     logits, positive = predict_logits(network, validation), validation.targets[:, 0] == 1
-    temperature = fit_temperature(logits, positive)
-    threshold = choose_threshold(_scores(logits, temperature), positive, run.config.sensitivity)
-    scores, positive = _scores(predict_logits(network, test), temperature), test.targets[:, 0] == 1
+    scaling = fit_scaling(logits, positive)
+    threshold = choose_threshold(scaling.scores(logits), positive, run.config.sensitivity)
+    scores, positive = scaling.scores(predict_logits(network, test)), test.targets[:, 0] == 1
     measures = of_two_labels(threshold)
     return Fold(
         number=number,
         fingerprint=dataset.fingerprint(records),
         images=dataset.counts(records),
-        temperature=temperature,
+        temperature=scaling.temperature,
+        bias=scaling.bias,
         threshold=threshold,
         metrics={name: measures[name](scores, positive) for name in METRICS},
         probabilities={
@@ -176,11 +178,6 @@ def predict_logits(network: keras.Model, examples: Examples) -> Scores:
     batches = pipeline.evaluation_batches(images, examples.targets, batch_size=32)
     logits: Scores = network.predict(batches, verbose=0).astype(np.float64)
     return logits
-
-
-def _scores(logits: Scores, temperature: float) -> Scores:
-    scores: Scores = expit((logits[:, 0] - logits[:, 1]) / temperature)
-    return scores
 
 
 def _examples(run: Run, records: Sequence[Record], split: str) -> Examples:

@@ -1,12 +1,14 @@
 """The trained network → one SavedModel that holds everything between pixels and answer."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import beta
 
 from app.imaging import SIZE, Pixels
@@ -20,6 +22,30 @@ Scores = NDArray[np.float64]
 CERTAINTY = 0.95
 
 
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What makes probabilities of logits: `softmax(logits / temperature + [bias, 0])`.
+
+    A temperature (Guo et al., ICML 2017) moves all probabilities away from one half or towards it;
+    where one label is said too seldom, only a bias mends that (Platt, 1999).
+
+    Attributes:
+        temperature: Greater than 0.
+        bias: Of the positive label, in log odds.
+    """
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def scores(self, logits: Scores) -> Scores:
+        """Probability of the positive label, float64 `[n]`, of logits `[n, 2]`."""
+        found: Scores = expit((logits[:, 0] - logits[:, 1]) / self.temperature + self.bias)
+        return found
+
+
+UNSCALED = Scaling()
+
+
 class ReleaseGraph:
     """The signature of a release, `serve`, and the `logits` that it is calibrated by.
 
@@ -29,12 +55,12 @@ class ReleaseGraph:
 
     Args:
         model: The network, built in float32.
-        temperature: What the logits are divided by (Guo et al., ICML 2017).
+        scaling: What makes the logits probabilities.
         classifier: What scores acceptance; a constant 1 stands for it where None.
     """
 
     def __init__(
-        self, model: keras.Model, temperature: float, classifier: Classifier | None = None
+        self, model: keras.Model, scaling: Scaling = UNSCALED, classifier: Classifier | None = None
     ) -> None:
         # [n, h, w, 3] -> the maps of `LAYERS`, then the backbone's last, [n, 7, 7, 2048]
         outputs = [model.get_layer(name).output for name in LAYERS]
@@ -51,7 +77,8 @@ class ReleaseGraph:
         for layer, (kernel, bias) in zip(layers, self._head, strict=True):
             pairs += [(kernel, layer.kernel), (bias, layer.bias)]
         self._variables = {id(constant): variable for constant, variable in pairs}
-        self._temperature = tf.constant(temperature, tf.float32)
+        self._temperature = tf.constant(scaling.temperature, tf.float32)
+        self._bias = tf.constant([scaling.bias, 0], tf.float32)
         self._classifier = classifier
         image = tf.TensorSpec([None, SIZE, SIZE, 1], tf.uint8, name="image")
         self.serve = tf.function(self._serve, input_signature=[image])
@@ -67,13 +94,13 @@ class ReleaseGraph:
         maps = self._maps(image)
         logits, gradient = self._logits_and_gradient(tf.reduce_mean(maps[-1], axis=(1, 2)))
         return {
-            "probabilities": tf.nn.softmax(logits / self._temperature),
+            "probabilities": tf.nn.softmax(logits / self._temperature + self._bias),
             "heatmap": _grad_cam(maps[-1], gradient),
             "acceptance": self._acceptance(image, maps[:-1]),  # its constants come after all others
         }
 
     def _logits(self, image: tf.Tensor) -> tf.Tensor:
-        """uint8 `[n, 224, 224, 1]` → logits `[n, 2]`, before the temperature."""
+        """uint8 `[n, 224, 224, 1]` → logits `[n, 2]`, not scaled."""
         return self._logits_and_gradient(tf.reduce_mean(self._maps(image)[-1], axis=(1, 2)))[0]
 
     def _features(self, image: tf.Tensor) -> tf.Tensor:
@@ -142,23 +169,28 @@ def all_features(graph: ReleaseGraph, pixels: Pixels, batch: int = 32) -> Featur
     return np.concatenate(parts)
 
 
-def fit_temperature(logits: Scores, positive: NDArray[np.bool_]) -> float:
-    """Find the temperature of the least cross-entropy (Guo et al., ICML 2017).
+def fit_scaling(logits: Scores, positive: NDArray[np.bool_]) -> Scaling:
+    """Find the scaling of the least cross-entropy (Platt, 1999, without his smoothed targets).
 
     Args:
         logits: `[n, 2]`, the positive label first.
         positive: `[n]`.
 
     Returns:
-        Between 0.05 and 20.
+        A temperature between 0.05 and 20 and a bias between -5 and 5, the limits being for labels
+        that are told apart without a mistake.
     """
-    margin = np.where(positive, 1, -1) * (logits[:, 0] - logits[:, 1])
+    margin = logits[:, 0] - logits[:, 1]
+    sign = np.where(positive, 1, -1)
 
-    def cross_entropy(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -margin / np.exp(log_temperature)).mean())
+    def cross_entropy(parameters: Scores) -> float:
+        log_temperature, bias = parameters
+        scaled = margin / np.exp(log_temperature) + bias
+        return float(np.logaddexp(0, -sign * scaled).mean())
 
-    found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    limits = [(np.log(0.05), np.log(20)), (-5, 5)]
+    log_temperature, bias = minimize(cross_entropy, (0, 0), method="L-BFGS-B", bounds=limits).x
+    return Scaling(float(np.exp(log_temperature)), float(bias))
 
 
 def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: float) -> float:

@@ -32,14 +32,17 @@ class Foreign:
     kinds: tuple[str, ...]
 
 
-def foreign(xrays: Pixels, count: int, seed: int, *, measured: bool) -> Foreign:
-    """Make images, as many of every kind.
+def foreign(
+    xrays: Pixels, count: int, seed: int, *, measured: bool, spoiled_weight: int = 1
+) -> Foreign:
+    """Make images, as many of every kind but the turned, inverted and cut X-rays.
 
     Args:
         xrays: X-rays to turn, invert and cut, uint8 `[n, 224, 224, 1]`.
         count: About how many in all; there are two of each kind at least.
         seed: Of everything random.
         measured: From the pictures that are kept from training.
+        spoiled_weight: How many X-rays that are turned, inverted or cut for each other image.
 
     Returns:
         The images, kind by kind.
@@ -47,13 +50,13 @@ def foreign(xrays: Pixels, count: int, seed: int, *, measured: bool) -> Foreign:
     rng = np.random.default_rng([seed, int(measured)])
     made: list[tuple[str, Pixels]] = []
     shown = _by_kind(pictures(), measured=measured)
-    each = max(2, count // (len(shown) + len(DRAWINGS) + len(SPOILED)))
+    each = max(2, count // (len(shown) + len(DRAWINGS) + spoiled_weight * len(SPOILED)))
     for kind, found in shown.items():
         made += [(kind, view(found[i % len(found)], rng)) for i in range(each)]
     for kind, draw in DRAWINGS.items():
         made += [(kind, to_model_input(draw[i % len(draw)](rng))) for i in range(each)]
     for kind, spoil in SPOILED.items():
-        made += [(kind, spoil(xrays, rng)) for _ in range(each)]
+        made += [(kind, spoil(xrays, rng)) for _ in range(spoiled_weight * each)]
     made.sort(key=lambda one: one[0])
     return Foreign(np.stack([pixels for _, pixels in made]), tuple(kind for kind, _ in made))
 

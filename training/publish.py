@@ -44,12 +44,14 @@ class Calibration(BaseModel):
 
     Attributes:
         temperature: What the logits are divided by.
+        bias: What is added to the positive label's then.
         decision: The threshold.
         acceptance: The threshold of what is answered for at all.
         prediction_sets: By confidence.
     """
 
     temperature: float
+    bias: float
     decision: Decision
     acceptance: Acceptance = NO_ACCEPTANCE
     prediction_sets: tuple[PredictionSetRule, ...]
@@ -136,6 +138,7 @@ def _manifest(run: Run, version: int, calibration: Calibration, results: Results
         input=InputContract(resize=RESIZE_RULE),
         decision=calibration.decision,
         temperature=calibration.temperature,
+        bias=calibration.bias,
         acceptance=results.acceptance,
         prediction_sets=calibration.prediction_sets,
         metrics=results.metrics,

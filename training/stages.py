@@ -56,24 +56,25 @@ def export(run: Run) -> None:
     network = exporting.load_network(weights, run.config)
     validation = _examples(run, "validation")
     positive = validation.targets[:, 0] == 1
-    logits = exporting.all_logits(exporting.ReleaseGraph(network, 1.0), validation.inputs)
-    temperature = exporting.fit_temperature(logits, positive)
-    scores = 1 / (1 + np.exp((logits[:, 1] - logits[:, 0]) / temperature))
+    logits = exporting.all_logits(exporting.ReleaseGraph(network), validation.inputs)
+    scaling = exporting.fit_scaling(logits, positive)
+    scores = scaling.scores(logits)
     threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
     learned = acceptance.learn(
-        partial(exporting.all_features, exporting.ReleaseGraph(network, 1.0)),
+        partial(exporting.all_features, exporting.ReleaseGraph(network)),
         _pixels(run, "train"),
         validation.inputs,
         run.config.seed,
     )
-    graph = exporting.ReleaseGraph(network, temperature, learned.classifier)
+    graph = exporting.ReleaseGraph(network, scaling, learned.classifier)
     shutil.rmtree(run.folder / "release", ignore_errors=True)
     exporting.save(graph, run.folder / "release")
     rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
     labels = run.config.data.labels
     sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
     calibration = publish.Calibration(
-        temperature=temperature,
+        temperature=scaling.temperature,
+        bias=scaling.bias,
         decision=Decision(threshold=threshold, rule=rule),
         acceptance=learned.rule,
         prediction_sets=tuple(sets),

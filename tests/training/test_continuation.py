@@ -18,7 +18,7 @@ from training.dataset import Record, fingerprint
 from training.errors import ContinuationImpossible
 from training.model import build
 
-TEMPERATURE = 1.4
+SCALING = export.Scaling(1.4, 0.3)
 RECORDS = [Record("a.png", "COVID-19", "", "0", "0", 0, "train")]
 
 
@@ -43,13 +43,13 @@ def longer(short: Config, stage: Callable[..., Stage]) -> Config:
 def release(tmp_path: Path, network: keras.Model, short: Config) -> Release:
     """A release that the first stage made."""
     folder = tmp_path / "store" / "1"
-    export.save(export.ReleaseGraph(network, TEMPERATURE), folder)
+    export.save(export.ReleaseGraph(network, SCALING), folder)
     (folder / "evaluation").mkdir()
     (folder / HISTORY).write_text(json.dumps({"first": [{"loss": 0.5}]}))
     training: dict[str, Any] = fakes.manifest_content(folder)["training"]
     training["config"] = short.model_dump(mode="json")
     training["dataset"] = {"fingerprint": fingerprint(RECORDS), "images": {}}
-    fakes.write_manifest(folder, training=training, temperature=TEMPERATURE)
+    fakes.write_manifest(folder, training=training, temperature=1.4, bias=0.3)
     return open_release(folder)
 
 
@@ -66,7 +66,7 @@ def test_the_releases_weights_are_the_result_of_its_stages(
     assert (note.version, note.digest, note.stages) == (1, release.digest, 1)
     assert fit.histories(tmp_path / "fit", longer) == {"first": [{"loss": 0.5}]}
     answer = create_engine(release.path, "tensorflow").predict(phantom()[np.newaxis])
-    graph = export.ReleaseGraph(taken, TEMPERATURE)
+    graph = export.ReleaseGraph(taken, SCALING)
     again = graph.serve(phantom()[np.newaxis])["probabilities"]
     assert np.allclose(again, answer.probabilities, atol=1e-4)
 

@@ -116,7 +116,7 @@ def test_temperature_and_threshold_come_from_validation_and_never_from_the_fold(
         return 0.5
 
     monkeypatch.setattr(crossval, "choose_threshold", choose)
-    monkeypatch.setattr(crossval, "fit_temperature", lambda *_: 1.0)
+    monkeypatch.setattr(crossval, "fit_scaling", lambda *_: export.UNSCALED)
     report = crossval.cross_validate(run, 4, tmp_path / "report.json")
     assert fitted.folds
     for number, scores in enumerate(chosen):
@@ -163,7 +163,7 @@ def test_keras_gives_the_logits_of_the_graph_that_a_release_is_made_of(
     model.build(2, "none", 224).save_weights(weights)
     pixels = np.random.default_rng(5).integers(0, 256, (2, 224, 224, 1), np.uint8)
     network = export.load_network(weights, config)
-    released = export.all_logits(export.ReleaseGraph(network, 1.0), pixels)
+    released = export.all_logits(export.ReleaseGraph(network), pixels)
     network.layers[-1].activation = keras.activations.linear
     plain = crossval.predict_logits(network, Examples(pixels, np.eye(2, dtype=np.float32)))
     # The release's kernels are rounded to float16.

@@ -12,7 +12,7 @@ from training.acceptance import Classifier
 from training.config import Config, Stage
 from training.pipeline import to_network_input
 
-TEMPERATURE = 1.7
+SCALING = export.Scaling(1.7, -0.4)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def network() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def graph(network: keras.Model) -> export.ReleaseGraph:
-    return export.ReleaseGraph(network, TEMPERATURE)
+    return export.ReleaseGraph(network, SCALING)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def saved(graph: export.ReleaseGraph, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-def test_the_graph_gives_the_networks_probabilities_at_the_temperature(
+def test_the_graph_gives_the_networks_probabilities_scaled(
     graph: export.ReleaseGraph, network: keras.Model, images: np.ndarray
 ) -> None:
     plain = network(to_network_input(images)).numpy()
-    softened = plain ** (1 / TEMPERATURE)
-    softened /= softened.sum(axis=1, keepdims=True)
+    scaled = plain ** (1 / SCALING.temperature) * np.exp([SCALING.bias, 0])
+    scaled /= scaled.sum(axis=1, keepdims=True)
     # Kernels are rounded to float16.
-    assert np.allclose(graph.serve(images)["probabilities"], softened, atol=2e-3)
+    assert np.allclose(graph.serve(images)["probabilities"], scaled, atol=2e-3)
 
 
 def test_the_heatmap_is_grad_cam_by_automatic_differentiation(
@@ -112,7 +112,7 @@ def test_both_engines_give_the_classifiers_acceptance_and_nothing_else_changes(
     images: np.ndarray,
     tmp_path: Path,
 ) -> None:
-    judging = export.ReleaseGraph(network, TEMPERATURE, accepting)
+    judging = export.ReleaseGraph(network, SCALING, accepting)
     wanted = 1 / (1 + np.exp(-accepting.log_odds(export.all_features(graph, images))))
     assert 0.01 < wanted.min() < wanted.max() < 0.99
     export.save(judging, tmp_path / "model")
@@ -129,7 +129,7 @@ def test_both_engines_give_the_classifiers_acceptance_and_nothing_else_changes(
 def test_the_classifiers_constants_come_after_the_networks(
     graph: export.ReleaseGraph, network: keras.Model, accepting: Classifier
 ) -> None:
-    judging = export.ReleaseGraph(network, TEMPERATURE, accepting)
+    judging = export.ReleaseGraph(network, SCALING, accepting)
     order = [
         [g.variable(c).path for c in function.get_concrete_function().captured_inputs[:count]]
         for g, function, count in (
@@ -148,12 +148,23 @@ def test_a_network_survives_its_file(network: keras.Model, tmp_path: Path) -> No
         assert np.array_equal(a, b)
 
 
-def test_the_temperature_undoes_overconfidence() -> None:
+def test_the_scaling_undoes_overconfidence_and_a_label_said_too_seldom() -> None:
     rng = np.random.default_rng(0)
     margin = rng.normal(0, 2, 20_000)
     positive = rng.random(20_000) < 1 / (1 + np.exp(-margin))
-    logits = np.stack([3 * margin, np.zeros_like(margin)], axis=1)
-    assert export.fit_temperature(logits, positive) == pytest.approx(3, rel=0.05)
+    logits = np.stack([3 * (margin - 0.7), np.zeros_like(margin)], axis=1)
+    scaling = export.fit_scaling(logits, positive)
+    assert scaling.temperature == pytest.approx(3, rel=0.05)
+    assert scaling.bias == pytest.approx(0.7, abs=0.05)
+    assert np.allclose(scaling.scores(logits), 1 / (1 + np.exp(-margin)), atol=0.02)
+
+
+def test_labels_that_are_told_apart_without_a_mistake_give_a_scaling_within_its_limits() -> None:
+    margin = np.array([-9.0, -8, 8, 9])
+    logits = np.stack([margin, np.zeros_like(margin)], axis=1)
+    scaling = export.fit_scaling(logits, margin > 0)
+    assert 0.05 <= scaling.temperature <= 20
+    assert abs(scaling.bias) <= 5
 
 
 @pytest.mark.parametrize("sensitivity", [0.95, 0.9, 0.5])

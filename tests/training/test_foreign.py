@@ -22,6 +22,12 @@ def test_there_are_some_of_every_kind(made: Foreign) -> None:
     assert {*drawings.DRAWINGS, *SPOILED, "photograph", "CT slice", "MR slice"} <= set(made.kinds)
 
 
+def test_turned_and_cut_x_rays_can_be_made_more_often_than_others() -> None:
+    more = foreign(phantom()[np.newaxis], 0, 3, measured=False, spoiled_weight=3).kinds
+    assert {more.count(kind) for kind in SPOILED} == {6}
+    assert {more.count(kind) for kind in set(more) - SPOILED.keys()} == {2, 4}
+
+
 def test_a_seed_makes_the_same_foreign_images_again_and_another_seed_others(made: Foreign) -> None:
     again, other = (foreign(phantom()[np.newaxis], 0, s, measured=False).pixels for s in (3, 4))
     assert np.array_equal(made.pixels, again)
