@@ -16,7 +16,7 @@ from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.main import create_app, open_service
 from app.registry import check_golden, open_servable
-from app.release import EngineName, Release
+from app.release import EngineName, Precision, Release
 from app.schemas import PredictionSchema, Problem
 from app.service import InferenceService, Prediction
 from app.settings import Settings, SettingsInvalid, load_settings
@@ -77,7 +77,8 @@ def verify(
     typer.echo(f"labels      {', '.join(manifest.labels)}; threshold {manifest.decision.threshold}")
     typer.echo(f"acceptance  {'trained' if manifest.acceptance.trained else 'not trained'}")
     for name in _installed():
-        typer.echo(f"{name:<11} {_try(release, name)}")
+        for precision in manifest.precisions.get(name, ()):
+            typer.echo(f"{name:<11} {precision:<4} {_try(release, name, precision)}")
 
 
 async def _serve(settings: Settings) -> None:
@@ -150,8 +151,8 @@ def _installed() -> tuple[EngineName, ...]:
     return names
 
 
-def _try(release: Release, name: EngineName) -> str:
-    engine = create_engine(release.path, name)
+def _try(release: Release, name: EngineName, precision: Precision) -> str:
+    engine = create_engine(release.path, name, precision)
     try:
         answer = check_golden(release, engine)
     finally:

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
-from app.release import EngineName, Precision
+from app.release import EngineName, Precision, Release
 
 EngineChoice = Literal["auto"] | EngineName
+PrecisionChoice = Literal["auto"] | Precision
+
+INT8 = "openvino_int8.xml"
+"""Of a release's folder: its network quantised to 8-bit integers, in OpenVINO's own format."""
 
 _INPUT = "image"
 _INPUT_SHAPE = (224, 224, 1)
@@ -65,29 +69,50 @@ class Engine(Protocol):
         """Wait for what runs, then free the model."""
 
 
-class EngineFactory(Protocol):
-    """What makes an engine: `create_engine`, or a test's own."""
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an operator chose of engines.
 
-    def __call__(self, path: Path, choice: EngineChoice, threads: int | None) -> Engine:
-        """Load a SavedModel."""
+    Attributes:
+        engine: Which one; `auto` is OpenVINO where installed, else TensorFlow.
+        precision: What it computes in; `auto` is the fastest that the release passed with this
+            engine and that this processor has instructions for.
+        threads: CPU threads; as many as `available_cpus` where None.
+        cache: Folder for compiled networks, to start faster the next time; none where None.
+    """
+
+    engine: EngineChoice = "auto"
+    precision: PrecisionChoice = "auto"
+    threads: int | None = None
+    cache: Path | None = None
+
+
+class EngineFactory(Protocol):
+    """What makes an engine: `open_engine`, or a test's own."""
+
+    def __call__(self, release: Release, options: EngineOptions) -> Engine:
+        """Load a release."""
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU, in f32. It reads the SavedModel folder as it is.
+    """OpenVINO on the CPU. It reads the SavedModel folder as it is.
 
     Args:
         path: The SavedModel's folder.
+        precision: What to compute in; for int8 the folder holds `INT8`.
         threads: CPU threads that one inference may use, and inferences that may be under way.
+        cache: Folder for the compiled network; none where None.
 
     Raises:
-        EngineUnavailable: OpenVINO is not installed.
+        EngineUnavailable: OpenVINO is not installed, or cannot compute so on this processor.
         ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
     """
 
     name: EngineName = "openvino"
-    precision: Precision = "f32"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int, cache: Path | None = None
+    ) -> None:
         # On import it would report to its maker's analytics and write into the home folder;
         # without this module it does neither.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -95,15 +120,23 @@ class OpenVinoEngine:
             import openvino  # noqa: PLC0415 -- only where this engine is chosen
         except ImportError as error:
             raise _unavailable("openvino") from error
-        options = {
-            "INFERENCE_PRECISION_HINT": "f32",
+        hint = "f32" if precision == "int8" else precision  # what is not quantised stays exact
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
+        if cache is not None:
+            options["CACHE_DIR"] = str(cache)
+        file = path / INT8 if precision == "int8" else path
         try:
-            model = openvino.Core().compile_model(str(path), "CPU", options)
+            model = openvino.Core().compile_model(str(file), "CPU", options)
+            computes = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         except Exception as error:  # its binding raises plain RuntimeError and more
             raise _unreadable(path, "OpenVINO", error) from error
+        if computes != hint:
+            raise EngineUnavailable(f"a processor that OpenVINO computes {hint} on", computes)
+        self.precision = precision
         self._input = _port(model.inputs, _INPUT, path)
         self._outputs = {name: _port(model.outputs, name, path) for name in _OUTPUT_SHAPES}
         self._size = threads
@@ -141,17 +174,24 @@ class TensorFlowEngine:
 
     Args:
         path: The SavedModel's folder.
+        precision: f32.
         threads: CPU threads; without effect where the process has used TensorFlow before.
+        cache: Without effect.
 
     Raises:
-        EngineUnavailable: TensorFlow is not installed.
+        EngineUnavailable: TensorFlow is not installed, or f32 is not what is asked for.
         ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
     """
 
     name: EngineName = "tensorflow"
     precision: Precision = "f32"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int, cache: Path | None = None
+    ) -> None:
+        del cache
+        if precision != self.precision:
+            raise EngineUnavailable("f32, which TensorFlow computes in here", precision)
         # Its C++ side tells every start of the processor's instruction sets and of absent GPUs.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
@@ -188,19 +228,62 @@ class TensorFlowEngine:
         self._model = self._run = None
 
 
-_ENGINES: dict[EngineName, Callable[[Path, int], Engine]] = {
+class _Loader(Protocol):
+    def __call__(
+        self, path: Path, precision: Precision, threads: int, cache: Path | None
+    ) -> Engine: ...
+
+
+_ENGINES: dict[EngineName, _Loader] = {
     "openvino": OpenVinoEngine,
     "tensorflow": TensorFlowEngine,
 }
+_FASTEST_FIRST: tuple[Precision, ...] = ("int8", "bf16", "f32")
+_INSTRUCTIONS: dict[Precision, frozenset[str]] = {
+    "int8": frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp"}),
+    "bf16": frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
+}
+"""Linux' names of the instructions, any of which multiplies and adds in a precision."""
 
 
-def create_engine(path: Path, choice: EngineChoice = "auto", threads: int | None = None) -> Engine:
-    """Load a SavedModel.
+def open_engine(release: Release, options: EngineOptions) -> Engine:
+    """Load a release in an engine and precision that it passed its own test with.
+
+    Raises:
+        EngineUnavailable: The engine, or with `auto` every one, is not installed; the release did
+            not pass with it, or not in the precision asked for.
+        ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
+    """
+    passed = release.manifest.precisions
+    names = installed_engines() if options.engine == "auto" else (options.engine,)
+    if not names:
+        raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
+    native = native_precisions()
+    for name in names:
+        for precision in _FASTEST_FIRST:
+            wanted = native if options.precision == "auto" else (options.precision,)
+            if precision in wanted and precision in passed.get(name, ()):
+                return create_engine(release.path, name, precision, options)
+    known = ", ".join(f"{name} in {'/'.join(each)}" for name, each in passed.items())
+    raise EngineUnavailable(
+        f"an engine and precision that the release passed ({known})",
+        f"{' or '.join(names)} in {options.precision}",
+    )
+
+
+def create_engine(
+    path: Path,
+    choice: EngineChoice = "auto",
+    precision: Precision = "f32",
+    options: EngineOptions | None = None,
+) -> Engine:
+    """Load a SavedModel, whatever it was found to be worth.
 
     Args:
         path: The SavedModel's folder.
         choice: An engine; `auto` is OpenVINO where installed, else TensorFlow.
-        threads: CPU threads; as many as `available_cpus` where not given.
+        precision: What it computes in.
+        options: Threads and cache; its engine and precision are not looked at.
 
     Raises:
         EngineUnavailable: The engine, or with `auto` every one, is not installed.
@@ -209,7 +292,23 @@ def create_engine(path: Path, choice: EngineChoice = "auto", threads: int | None
     names = installed_engines() if choice == "auto" else (choice,)
     if not names:
         raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
-    return _ENGINES[names[0]](path, threads or available_cpus())
+    options = options or EngineOptions()
+    threads = options.threads or available_cpus()
+    return _ENGINES[names[0]](path, precision, threads, options.cache)
+
+
+def native_precisions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[Precision, ...]:
+    """Name the precisions that this processor has instructions for, the fastest first.
+
+    Args:
+        cpuinfo: Where Linux tells of the processor.
+    """
+    flags: set[str] = set()
+    with suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                flags.update(line.split(":", 1)[1].split())
+    return tuple(each for each in _FASTEST_FIRST if each == "f32" or flags & _INSTRUCTIONS[each])
 
 
 def installed_engines() -> tuple[EngineName, ...]:

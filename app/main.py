@@ -8,7 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app.engines import EngineFactory, available_cpus, create_engine
+from app.engines import EngineFactory, EngineOptions, available_cpus, open_engine
 from app.imaging import Limits
 from app.registry import Registry
 from app.routes import UploadLimits, add_error_handlers, health, v1
@@ -25,7 +25,7 @@ them, and what it answers for such an X-ray means nothing: the shipped release c
 X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
-def create_app(settings: Settings, new_engine: EngineFactory = create_engine) -> FastAPI:
+def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> FastAPI:
     """Make the web application; its release is loaded when it starts.
 
     Args:
@@ -57,7 +57,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = create_engine) ->
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, new_engine: EngineFactory = create_engine
+    settings: Settings, new_engine: EngineFactory = open_engine
 ) -> AsyncIterator[InferenceService]:
     """Load the release, and on leaving let what runs come to its end.
 
@@ -66,9 +66,10 @@ async def open_service(
         EngineUnavailable: The engine is not installed.
     """
     threads = settings.threads or available_cpus()
-    load = functools.partial(new_engine, choice=settings.engine, threads=threads)
-    registry = Registry(settings.model_store, settings.model_name, load)
-    serving = registry.load(settings.model_version)
+    options = EngineOptions(settings.engine, settings.precision, threads, settings.cache_dir)
+    load = functools.partial(new_engine, options=options)
+    registry = Registry(settings.model_store, settings.model_name, load, settings.model_version)
+    serving = registry.load()
     scheduler = Scheduler(threads, settings.queue_limit, serving.inference_s)
     limits = Limits(max_pixels=settings.max_pixels)
     enforce = settings.acceptance == "enforce"

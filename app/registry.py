@@ -1,24 +1,33 @@
-"""Find releases, verify them, load one, and know the state of each."""
+"""Find releases, verify them, load one, swap it for another, and know the state of each."""
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from threading import Lock
 
 from app.engines import Engine, Predictions
-from app.errors import NotReady, ReleaseError, ReleaseInvalid, ReleaseNotFound
+from app.errors import CovidXrayError, NotReady, ReleaseInvalid, ReleaseNotFound
 from app.imaging import RESIZE_RULE, phantom
 from app.release import Release, open_release
 
 _log = logging.getLogger(__name__)
+
+PIN = "pin"
+"""Name of a file beside the versions; it holds the number of the one to serve."""
+
+_Signature = frozenset[tuple[str, int, int]]
+"""Of a version's files: path, bytes, time of change. As long as it stays, the version does."""
 
 
 class State(StrEnum):
     """What the service does with a release."""
 
     SERVING = "serving"
+    LOADING = "loading"
     AVAILABLE = "available"
     REFUSED = "refused"
 
@@ -30,14 +39,16 @@ class Entry:
     Attributes:
         version: The number that names its folder.
         state: What the service does with it.
-        reason: Why it was refused; what it says of paths is in the log only.
+        reason: Why it was refused, without the store's place on the disk.
         release: What was opened; none where it was refused.
+        signature: Of the files that this is about.
     """
 
     version: int
     state: State
     reason: str | None = None
     release: Release | None = None
+    signature: _Signature = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +66,69 @@ class Serving:
     inference_s: float
 
 
+class _Lent:
+    """A release that may be in use by several threads; its engine is closed by the last of them."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self._users = 1  # the registry itself
+        self._lock = Lock()
+
+    def take(self) -> bool:
+        """Count a user in; False where the release is retired and its last user has gone."""
+        with self._lock:
+            self._users += 1 if self._users else 0
+            return self._users > 0
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            self.serving.engine.close()
+
+
 class Registry:
     """The versions of one model.
 
     Args:
         store: Folder of models; a model's versions are in `<store>/<name>/<version>/`.
         name: The model.
-        load_engine: Makes an engine out of a release's folder.
+        load_engine: Makes an engine for a release.
+        version: The one to serve; where not given, the one that the file `pin` beside the versions
+            names, and without it the newest.
     """
 
-    def __init__(self, store: Path, name: str, load_engine: Callable[[Path], Engine]) -> None:
+    def __init__(
+        self,
+        store: Path,
+        name: str,
+        load_engine: Callable[[Release], Engine],
+        version: int | None = None,
+    ) -> None:
         self._folder = store / name
         self._load_engine = load_engine
-        self._serving: Serving | None = None
+        self._version = version
+        self._lent: _Lent | None = None
         self._entries: dict[int, Entry] = {}
+        self._changing = Lock()
 
     @property
     def serving(self) -> Serving:
-        """The release that answers.
+        """The release that answers; to run its engine, take `lease`.
 
         Raises:
             NotReady: There is none yet, or no more.
         """
-        if self._serving is None:
+        if self._lent is None:
             raise NotReady("a loaded release", "a service that is starting or stopping")
-        return self._serving
+        return self._lent.serving
 
     @property
     def entries(self) -> list[Entry]:
         """All versions, the newest first."""
-        return [self._entries[version] for version in sorted(self._entries, reverse=True)]
+        entries = self._entries
+        return [entries[version] for version in sorted(entries, reverse=True)]
 
     def entry(self, version: int) -> Entry:
         """Look up a version.
@@ -92,46 +136,155 @@ class Registry:
         Raises:
             ReleaseNotFound: The store has no such version.
         """
-        if version not in self._entries:
+        entry = self._entries.get(version)
+        if entry is None:
             raise ReleaseNotFound("a version that the service lists", f"{version}")
-        return self._entries[version]
+        return entry
 
-    def load(self, version: int | None = None) -> Serving:
-        """Verify all versions, and load one.
+    @contextmanager
+    def lease(self) -> Iterator[Serving]:
+        """Use the release that answers now; its engine stays open until the block is left.
 
-        Args:
-            version: Which one; the newest where not given.
+        Raises:
+            NotReady: There is none yet, or no more.
+        """
+        lent = self._lent
+        while lent is not None and not lent.take():
+            lent = self._lent  # another has taken its place in between
+        if lent is None:
+            raise NotReady("a loaded release", "a service that is starting or stopping")
+        try:
+            yield lent.serving
+        finally:
+            lent.leave()
+
+    def load(self) -> Serving:
+        """Verify all versions, and load the one to serve.
 
         Raises:
             ReleaseNotFound: The store has no such version.
             ReleaseInvalid: Its files, its manifest or its golden answer are not what they must be.
             EngineUnavailable: Its engine is not installed.
         """
-        versions = _find_versions(self._folder)
-        if not versions:
-            raise ReleaseNotFound(f"a release in {self._folder.resolve()}", "none")
-        chosen = max(versions) if version is None else version
-        release = open_servable(self._folder / str(chosen))
-        serving = _start(release, self._load_engine(release.path))
-        self._entries = {each: self._inspect(each) for each in versions if each != chosen}
-        self._entries[chosen] = Entry(chosen, State.SERVING, release=release)
-        self._serving = serving
-        _log.info("Serving %s version %d with %s.", self._folder.name, chosen, serving.engine.name)
-        return serving
+        with self._changing:
+            versions = _find_versions(self._folder)
+            if not versions:
+                raise ReleaseNotFound(f"a release in {self._folder.resolve()}", "none")
+            wanted = self._wanted()
+            chosen = max(versions) if wanted is None else wanted
+            self._entries = {each: self._inspect(each) for each in versions if each != chosen}
+            entry, release = self._open(chosen)
+            return self._serve(entry, release)
+
+    def refresh(self) -> None:
+        """Look at the store again, and serve what should be served now.
+
+        A version is loaded, verified and warmed beside the one that answers, and then takes its
+        place; requests that run end on the engine that they began on. A version that is refused
+        changes nothing but its own state, and is tried again when its files change. The one that
+        answers goes on if its own files are spoiled.
+
+        Raises:
+            NotReady: Nothing is served yet, or no more.
+        """
+        with self._changing:
+            answering = self.serving.release.manifest.version
+            known = self._entries
+            self._entries = {
+                each: known[each] if self._is_known(each) else self._inspect(each)
+                for each in _find_versions(self._folder)
+            }
+            for entry in self._candidates():
+                spoiled = entry.release is None and entry.version == answering
+                if entry.state is State.SERVING or spoiled or self._try(entry):
+                    return
 
     def close(self) -> None:
-        """Stop answering, and free the model."""
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            serving.engine.close()
+        """Stop answering, and free the model when nobody uses it any more."""
+        with self._changing:
+            lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.leave()
+
+    def _wanted(self) -> int | None:
+        """Read which version is pinned.
+
+        Raises:
+            ReleaseNotFound: The pin names none.
+        """
+        if self._version is not None:
+            return self._version
+        pin = self._folder / PIN
+        if not pin.exists():
+            return None
+        text = pin.read_text(encoding="utf-8", errors="replace").strip()
+        if not (text.isdecimal() and text.isascii()):
+            raise ReleaseNotFound(f"the number of a version in {pin}", f"{len(text)} characters")
+        return int(text)
+
+    def _candidates(self) -> list[Entry]:
+        """What should be served, the best first: the pinned version, or all from the newest on."""
+        try:
+            wanted = self._wanted()
+        except ReleaseNotFound:
+            _log.exception("The pin is passed over.")
+            return []
+        return [entry for entry in self.entries if wanted in (None, entry.version)]
+
+    def _is_known(self, version: int) -> bool:
+        entry = self._entries.get(version)
+        return entry is not None and entry.signature == _signature(self._folder / str(version))
+
+    def _try(self, entry: Entry) -> bool:
+        """Serve a version, or refuse it."""
+        if entry.release is None:
+            return False
+        self._entries = self._entries | {entry.version: replace(entry, state=State.LOADING)}
+        try:
+            self._serve(entry, entry.release)
+        except CovidXrayError as error:
+            self._entries = self._entries | {entry.version: self._refuse(entry, error)}
+            return False
+        return True
+
+    def _serve(self, entry: Entry, release: Release) -> Serving:
+        serving = _start(release, self._load_engine(release))
+        before, self._lent = self._lent, _Lent(serving)
+        self._entries = {
+            each.version: replace(each, state=State.AVAILABLE)
+            if each.state is State.SERVING
+            else each
+            for each in self._entries.values()
+        } | {entry.version: replace(entry, state=State.SERVING)}
+        engine = serving.engine
+        _log.info(
+            "Serving %s version %d with %s in %s.",
+            self._folder.name,
+            entry.version,
+            engine.name,
+            engine.precision,
+        )
+        if before is not None:
+            before.leave()
+        return serving
+
+    def _open(self, version: int) -> tuple[Entry, Release]:
+        path = self._folder / str(version)
+        signature = _signature(path)  # before: what changes while it is read is looked at again
+        release = open_servable(path)
+        return Entry(version, State.AVAILABLE, None, release, signature), release
 
     def _inspect(self, version: int) -> Entry:
+        signature = _signature(self._folder / str(version))
         try:
-            release = open_servable(self._folder / str(version))
-        except ReleaseError as error:
-            _log.warning("Version %d is refused. %s", version, error)
-            return Entry(version, State.REFUSED, reason=f"{error.code}: {error.title}")
-        return Entry(version, State.AVAILABLE, release=release)
+            return self._open(version)[0]
+        except CovidXrayError as error:
+            return self._refuse(Entry(version, State.REFUSED, signature=signature), error)
+
+    def _refuse(self, entry: Entry, error: CovidXrayError) -> Entry:
+        _log.warning("Version %d is refused. %s", entry.version, error)
+        reason = f"{error.code}: {error}".replace(f"{self._folder.resolve()}/", "")
+        return replace(entry, state=State.REFUSED, reason=reason, release=None)
 
 
 def open_servable(path: Path) -> Release:
@@ -157,10 +310,12 @@ def check_golden(release: Release, engine: Engine) -> Predictions:
     """Run a release on the phantom, and compare with the answer that its manifest holds.
 
     Raises:
-        ReleaseInvalid: The answers differ by more than the manifest's tolerance.
+        ReleaseInvalid: The answers differ by more than the manifest's tolerance for the precision.
         InferenceFailed: The engine gave no answer.
     """
     golden = release.manifest.golden
+    exact = engine.precision == "f32"
+    tolerance = golden.tolerance if exact else golden.reduced_tolerance
     answer = engine.predict(phantom()[None])
     found = {
         "probability": (golden.probabilities[0], float(answer.probabilities[0, 0])),
@@ -169,10 +324,10 @@ def check_golden(release: Release, engine: Engine) -> Predictions:
         "heatmap mean": (golden.heatmap_mean, float(answer.heatmap[0].mean())),
     }
     for name, (expected, received) in found.items():
-        if abs(expected - received) > golden.tolerance:
+        if abs(expected - received) > tolerance:
             raise ReleaseInvalid(
-                f"{name} {expected:.4f} ± {golden.tolerance:g} for the phantom by {release.path}",
-                f"{received:.4f} from {engine.name}",
+                f"{name} {expected:.4f} ± {tolerance:g} for the phantom by {release.path}",
+                f"{received:.4f} from {engine.name} in {engine.precision}",
             )
     return answer
 
@@ -186,6 +341,14 @@ def _start(release: Release, engine: Engine) -> Serving:
         engine.close()
         raise
     return Serving(release, engine, time.monotonic() - start)
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        found = [(file, file.stat()) for file in path.rglob("*") if file.is_file()]
+    except OSError:  # a file or the folder went away in between
+        return frozenset()
+    return frozenset((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found)
 
 
 def _find_versions(folder: Path) -> list[int]:

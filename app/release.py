@@ -115,7 +115,10 @@ class Golden(_Model):
     probabilities: tuple[Probability, Probability]
     acceptance: Probability
     heatmap_mean: Probability
-    tolerance: Annotated[float, Field(gt=0, le=0.05)]
+    tolerance: Annotated[float, Field(gt=0, le=0.05, description="Of an engine in f32.")]
+    reduced_tolerance: Annotated[
+        float, Field(gt=0, le=0.1, description="Of an engine in bf16 or int8.")
+    ] = 0.05
 
 
 class Dataset(_Model):

@@ -158,23 +158,23 @@ class InferenceService:
         return draw_overlay(analysis.radiograph.pixels, analysis.heatmap)
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
-        serving = self.registry.serving
         start = time.monotonic()
         radiograph = decode(data, self._limits)
         image = to_model_input(radiograph.pixels)
         decoded = time.monotonic()
         place.check()
-        answer = serving.engine.predict(image[np.newaxis])
+        with self.registry.lease() as serving:
+            answer = serving.engine.predict(image[np.newaxis])
         done = time.monotonic()
-        threshold = serving.release.manifest.acceptance.threshold
-        acceptance = Acceptance(float(answer.acceptance[0]), threshold)
+        release = serving.release
+        acceptance = Acceptance(float(answer.acceptance[0]), release.manifest.acceptance.threshold)
         return _Analysis(
-            release=serving.release,
+            release=release,
             radiograph=radiograph,
             probabilities=answer.probabilities[0],
             heatmap=answer.heatmap[0],
             acceptance=acceptance,
-            warnings=radiograph.warnings + self._judge(serving.release, acceptance),
+            warnings=radiograph.warnings + self._judge(release, acceptance),
             timings_s={
                 "decode": decoded - start,
                 "queue": place.waited_s,

@@ -37,6 +37,16 @@ class Settings(BaseSettings):
     engine: Literal["auto", "openvino", "tensorflow"] = Field(
         default="auto", description="What runs the model; auto is OpenVINO where installed."
     )
+    precision: Literal["auto", "f32", "bf16", "int8"] = Field(
+        default="auto",
+        description="What it computes in; auto is the fastest that the release passed and that "
+        "the processor has instructions for.",
+    )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Folder for compiled networks, so that the next start is faster; none where "
+        "not set.",
+    )
     threads: Annotated[int, Field(ge=1, le=512)] | None = Field(
         default=None,
         description="Threads for decoding and inference; where not set, as many as the CPUs that "

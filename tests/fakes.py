@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.engines import EngineChoice, EngineFactory, Predictions
+from app.engines import EngineFactory, EngineOptions, Predictions
 from app.errors import InferenceFailed
 from app.imaging import RESIZE_RULE, phantom
-from app.release import MANIFEST, EngineName, Manifest, Precision, hash_files
+from app.release import MANIFEST, EngineName, Manifest, Precision, Release, hash_files
 
 NAME = "covid19-resnet50"
 LABELS = ("COVID-19", "Normal")
@@ -70,10 +70,10 @@ def answer(images: NDArray[np.uint8], acceptance: float = 1.0) -> Predictions:
 def factory(engine: FakeEngine) -> EngineFactory:
     """Make an engine factory that always gives one engine."""
 
-    def new_engine(path: Path, choice: EngineChoice, threads: int | None) -> FakeEngine:
-        assert path.is_dir()
-        assert choice == "auto"
-        assert threads
+    def new_engine(release: Release, options: EngineOptions) -> FakeEngine:
+        assert release.path.is_dir()
+        assert options.engine == "auto"
+        assert options.threads
         return engine
 
     return new_engine

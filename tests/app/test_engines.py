@@ -1,23 +1,29 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from app import engines
 from app.engines import (
     Engine,
+    EngineOptions,
     OpenVinoEngine,
     TensorFlowEngine,
     available_cpus,
     create_engine,
     installed_engines,
+    native_precisions,
+    open_engine,
 )
 from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
 from app.imaging import phantom
-from app.release import EngineName
+from app.release import EngineName, Precision, open_release
 from tests import fakes
 
 ENGINES: tuple[EngineName, ...] = ("openvino", "tensorflow")
@@ -30,7 +36,7 @@ def saved_model(tiny_store: Path) -> Path:
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, saved_model: Path) -> Engine:
-    return create_engine(saved_model, request.param, threads=2)
+    return create_engine(saved_model, request.param, options=EngineOptions(threads=2))
 
 
 def test_an_answer_has_one_row_per_image_and_the_graphs_values(engine: Engine) -> None:
@@ -124,7 +130,7 @@ def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: f
     module.serve = tf.function(signature, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
     with pytest.raises(InferenceFailed, match=r"probabilities in \[0, 1\]"):
-        TensorFlowEngine(tmp_path, 1).predict(phantom()[None])
+        TensorFlowEngine(tmp_path, "f32", 1).predict(phantom()[None])
 
 
 def test_auto_prefers_openvino(saved_model: Path) -> None:
@@ -180,3 +186,95 @@ def test_available_cpus_keep_to_the_quota(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_cpus(tmp_path) == cpus
+
+
+CPUINFO = "processor: 0\nflags\t\t: fpu {flags} sse2\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ("", ("f32",)),
+        ("avx2", ("f32",)),
+        ("avx512_vnni", ("int8", "f32")),
+        ("avx512_bf16", ("bf16", "f32")),
+        ("amx_int8 amx_bf16", ("int8", "bf16", "f32")),
+    ],
+)
+def test_a_processors_precisions_are_those_it_has_instructions_for(
+    tmp_path: Path, flags: str, native: tuple[Precision, ...]
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(CPUINFO.format(flags=flags))
+    assert native_precisions(file) == native
+
+
+def test_where_the_processor_is_not_told_of_it_computes_in_f32(tmp_path: Path) -> None:
+    assert native_precisions(tmp_path / "none") == ("f32",)
+
+
+Choosing = Callable[[Sequence[Precision], Sequence[Precision], EngineOptions], Any]
+
+
+@pytest.fixture
+def choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Choosing:
+    """Tell which engine and precision are made of a release that passed some with OpenVINO."""
+
+    def choose(
+        native: Sequence[Precision], passed: Sequence[Precision], options: EngineOptions
+    ) -> tuple[str, str]:
+        precisions = {"openvino": passed, "tensorflow": ["f32"]}
+        folder = fakes.write_fake_release(tmp_path, precisions=precisions)
+        made: list[tuple[str, str]] = []
+        monkeypatch.setattr(engines, "native_precisions", lambda: native)
+        monkeypatch.setattr(engines, "create_engine", lambda _, *what: made.append(what[:2]))
+        open_engine(open_release(folder), options)
+        return made[0]
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("native", "options", "passed", "expected"),
+    [
+        (("int8", "bf16", "f32"), {}, ("f32", "bf16", "int8"), ("openvino", "int8")),
+        (("int8", "bf16", "f32"), {}, ("f32", "bf16"), ("openvino", "bf16")),
+        (("f32",), {}, ("f32", "bf16", "int8"), ("openvino", "f32")),
+        (("bf16", "f32"), {"precision": "int8"}, ("f32", "int8"), ("openvino", "int8")),
+        (("bf16", "f32"), {}, (), ("tensorflow", "f32")),
+        (("bf16", "f32"), {"engine": "tensorflow"}, ("f32", "bf16"), ("tensorflow", "f32")),
+    ],
+)
+def test_the_fastest_precision_is_taken_that_passed_and_is_native(
+    choosing: Choosing,
+    native: tuple[Precision, ...],
+    options: dict[str, Any],
+    passed: tuple[Precision, ...],
+    expected: tuple[EngineName, Precision],
+) -> None:
+    assert choosing(native, passed, EngineOptions(**options)) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"engine": "openvino", "precision": "int8"}, {"engine": "tensorflow", "precision": "bf16"}],
+)
+def test_a_precision_that_did_not_pass_is_not_served(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    release = open_release(fakes.write_fake_release(tmp_path))
+    with pytest.raises(EngineUnavailable, match=r"passed \(openvino in f32, tensorflow in f32\)"):
+        open_engine(release, EngineOptions(**options))
+
+
+def test_a_compiled_network_is_kept_in_the_cache_and_gives_the_same_answer(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    image = phantom()[None]
+    options = EngineOptions(threads=1, cache=tmp_path / "cache")
+    first, second = (
+        create_engine(saved_model, "openvino", options=options).predict(image) for _ in range(2)
+    )
+    assert list((tmp_path / "cache").iterdir())
+    assert np.array_equal(first.probabilities, second.probabilities)

@@ -31,10 +31,11 @@ def test_the_newest_version_is_served_by_number_not_by_name(
     ]
 
 
-def test_a_pinned_version_is_served(tmp_path: Path, registry: Registry) -> None:
+def test_a_pinned_version_is_served(tmp_path: Path, engine: FakeEngine) -> None:
     for version in (1, 2):
         fakes.write_fake_release(tmp_path, version)
-    assert registry.load(1).release.manifest.version == 1
+    registry = Registry(tmp_path, fakes.NAME, lambda _: engine, version=1)
+    assert registry.load().release.manifest.version == 1
     assert registry.entry(2).state is State.AVAILABLE
 
 
@@ -52,10 +53,19 @@ def test_an_empty_store_is_not_found(registry: Registry) -> None:
         registry.load()
 
 
-def test_a_pinned_version_that_is_missing_is_not_found(tmp_path: Path, registry: Registry) -> None:
+def test_a_pinned_version_that_is_missing_is_not_found(tmp_path: Path, engine: FakeEngine) -> None:
     fakes.write_fake_release(tmp_path, 1)
     with pytest.raises(ReleaseNotFound):
-        registry.load(2)
+        Registry(tmp_path, fakes.NAME, lambda _: engine, version=2).load()
+
+
+def test_a_version_can_be_pinned_by_a_file_beside_the_versions(
+    tmp_path: Path, registry: Registry
+) -> None:
+    for version in (1, 2):
+        fakes.write_fake_release(tmp_path, version)
+    (tmp_path / fakes.NAME / "pin").write_text("1\n")
+    assert registry.load().release.manifest.version == 1
 
 
 def test_a_broken_newest_version_is_not_passed_over(tmp_path: Path, registry: Registry) -> None:
@@ -75,7 +85,9 @@ def test_a_broken_version_that_is_not_served_is_refused_with_a_reason_without_pa
     registry.load()
     entry = registry.entry(1)
     assert entry.state is State.REFUSED
-    assert entry.reason == "release-invalid: The release is invalid"
+    assert entry.reason is not None
+    assert entry.reason.startswith("release-invalid: Expected 1/saved_model.pb with SHA-256")
+    assert str(tmp_path) not in entry.reason
 
 
 def test_another_resize_rule_is_refused(tmp_path: Path, registry: Registry) -> None:
