@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import math
 import signal
 import sys
@@ -14,6 +13,7 @@ import uvicorn
 
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
+from app.logs import configure_logging
 from app.main import create_app, open_service
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
@@ -43,7 +43,7 @@ def main() -> None:
 def serve() -> None:
     """Serve the REST API."""
     settings = load_settings()
-    _configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     asyncio.run(_serve(settings))
@@ -59,7 +59,7 @@ def predict(
 ) -> None:
     """Read X-rays here, without a server; exit with 1 where one of them has no answer."""
     settings = load_settings()
-    _configure_logging("warning")
+    configure_logging("warning", "console")
     if not asyncio.run(_predict(settings, files, as_json=as_json)):
         raise typer.Exit(1)
 
@@ -69,7 +69,7 @@ def verify(
     path: Annotated[Path, typer.Argument(help="A release: <model_store>/<name>/<version>.")],
 ) -> None:
     """Check a release's hashes, and its answer for a synthetic image in each engine installed."""
-    _configure_logging("warning")
+    configure_logging("warning", "console")
     release = open_servable(path)
     manifest = release.manifest
     typer.echo(f"{manifest.name} version {manifest.version}, {release.digest[:12]}")
@@ -162,12 +162,3 @@ def _try(release: Release, name: EngineName, precision: Precision) -> str:
         for label, probability in zip(release.manifest.labels, answer.probabilities[0], strict=True)
     )
     return f"{found}, acceptance {answer.acceptance[0]:.4f}: the manifest's golden answer"
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    # Below this level they tell bytes of uploads.
-    for name in ("python_multipart", "PIL"):
-        logging.getLogger(name).setLevel(logging.ERROR)

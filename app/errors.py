@@ -14,6 +14,7 @@ CovidXrayError
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
+├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
     ├── Overloaded                overloaded                  carries `retry_after_s`
@@ -120,6 +121,13 @@ class InferenceFailed(EngineError):
 
     code = "inference-failed"
     title = "Inference failed"
+
+
+class TracingUnavailable(CovidXrayError):
+    """Spans are to be sent, but not in this way or not by what is installed."""
+
+    code = "tracing-unavailable"
+    title = "Tracing is not available"
 
 
 class CapacityError(CovidXrayError):

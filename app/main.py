@@ -10,19 +10,13 @@ from fastapi_offline import FastAPIOffline
 
 from app.engines import EngineFactory, EngineOptions, available_cpus, open_engine
 from app.imaging import Limits
+from app.observability import NO_OTHER_TELEMETRY, observe
 from app.registry import Registry
 from app.routes import UploadLimits, add_error_handlers, health, v1
 from app.scheduler import Scheduler
-from app.service import InferenceService
+from app.schemas import DESCRIPTION
+from app.service import UNRECORDED, InferenceService, Recorder
 from app.settings import Settings
-
-DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
-COVID-19 and Normal.
-
-**Research software, no medical device.** It must not be used to diagnose or to decide on treatment.
-It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
-them, and what it answers for such an X-ray means nothing: the shipped release calls 35% of 200
-X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
 def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> FastAPI:
@@ -35,7 +29,8 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service(settings, new_engine) as app.state.service:
+        opened = open_service(settings, new_engine, app.state.recorder)
+        async with opened as app.state.service:
             yield
 
     app: FastAPI = FastAPIOffline(
@@ -45,6 +40,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},  # which would be asked over the internet
+        telemetry=NO_OTHER_TELEMETRY,
     )
     app.state.upload_limits = UploadLimits(
         settings.max_upload_bytes, settings.max_batch, settings.request_timeout_s
@@ -52,12 +48,15 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     app.include_router(v1)
     app.include_router(health)
     add_error_handlers(app)
+    observe(app, show_metrics=settings.metrics)  # last: it wraps all that was added before
     return app
 
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, new_engine: EngineFactory = open_engine
+    settings: Settings,
+    new_engine: EngineFactory = open_engine,
+    recorder: Recorder = UNRECORDED,
 ) -> AsyncIterator[InferenceService]:
     """Load the release, and on leaving let what runs come to its end.
 
@@ -74,7 +73,7 @@ async def open_service(
     limits = Limits(max_pixels=settings.max_pixels)
     enforce = settings.acceptance == "enforce"
     try:
-        yield InferenceService(registry, scheduler, limits, enforce_acceptance=enforce)
+        yield InferenceService(registry, scheduler, limits, recorder, enforce_acceptance=enforce)
     finally:
         await scheduler.close()
         registry.close()

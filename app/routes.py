@@ -25,6 +25,7 @@ from app.errors import (
     Overloaded,
     PayloadTooLarge,
 )
+from app.observability import note_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -295,7 +296,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = first["loc"][-1]
-        return _answer(Problem.of(MalformedRequest(f"a valid {where}", "another value")))
+        return _answer(_problem(MalformedRequest(f"a valid {where}", "another value")))
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> Response:
@@ -303,11 +304,13 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unknown(_: Request, __: Exception) -> JSONResponse:
+        note_problem(CovidXrayError.code)
         return _answer(Problem.internal())
 
 
 def _problem(error: CovidXrayError) -> Problem:
     problem = Problem.of(error)
+    note_problem(problem.code)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # its sender is told nothing of it
         _log.error("A request failed.", exc_info=error)
     return problem

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from app.errors import DeadlinePassed, NotReady, Overloaded
@@ -15,6 +17,14 @@ _WEIGHT = 0.1
 """Of the newest measurement in the moving average of service time."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """The images that wait for a thread and those that have one; adding to a set is atomic."""
+
+    waiting: "set[Place]" = field(default_factory=set)
+    working: "set[Place]" = field(default_factory=set)
+
+
 class Place:
     """One admitted image; its job runs on one of the scheduler's threads.
 
@@ -23,9 +33,10 @@ class Place:
         worked_s: Seconds that its job ran.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, deadline: float) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, deadline: float, load: _Load) -> None:
         self._pool = pool
         self._deadline = deadline
+        self._load = load
         self._abandoned = False
         self.waited_s = 0.0
         self.worked_s = 0.0
@@ -38,13 +49,17 @@ class Place:
         """
         asked = time.monotonic()
         loop = asyncio.get_running_loop()
+        in_context = copy_context().run  # so that the thread knows whose work it does
+        self._load.waiting.add(self)
         try:
             async with asyncio.timeout_at(loop.time() + self._deadline - asked):
-                return await asyncio.wrap_future(self._pool.submit(self._work, job, asked))
+                future = self._pool.submit(in_context, self._work, job, asked)
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise _deadline_passed() from error
         finally:
             self._abandoned = True
+            self._load.waiting.discard(self)
 
     def check(self) -> None:
         """Tell whether anybody still waits; a job asks before each of its expensive steps.
@@ -58,10 +73,13 @@ class Place:
     def _work(self, job: Callable[[], T], asked: float) -> T:
         start = time.monotonic()
         self.waited_s = start - asked
+        self._load.waiting.discard(self)
         self.check()
+        self._load.working.add(self)
         try:
             return job()
         finally:
+            self._load.working.discard(self)
             self.worked_s = time.monotonic() - start
 
 
@@ -82,10 +100,31 @@ class Scheduler:
         self._capacity = workers + queue_limit
         self._service_s = service_s
         self._held = 0
+        self._load = _Load()
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+
+    @property
+    def capacity(self) -> int:
+        """Images that may hold a place: those that wait, and one for each thread."""
+        return self._capacity
+
+    @property
+    def held(self) -> int:
+        """Images that hold a place now."""
+        return self._held
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a thread now."""
+        return len(self._load.waiting)
+
+    @property
+    def working(self) -> int:
+        """Images that threads work on now, also for callers that have left."""
+        return len(self._load.working)
 
     @property
     def retry_after_s(self) -> float:
@@ -105,7 +144,7 @@ class Scheduler:
             NotReady: The scheduler is closing.
         """
         self.check_room(count)
-        places = [Place(self._pool, deadline) for _ in range(count)]
+        places = [Place(self._pool, deadline, self._load) for _ in range(count)]
         self._hold(count)
         try:
             yield places

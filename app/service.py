@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, Protocol
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -16,6 +17,43 @@ from app.overlay import draw_overlay
 from app.registry import Registry
 from app.release import Release
 from app.scheduler import Place, Scheduler
+
+Stage = Literal["receive", "queue", "decode", "inference", "encode"]
+
+
+class Recorder(Protocol):
+    """Is told how images fare. It is called on any thread, and neither waits nor raises."""
+
+    def record_stage(self, stage: Stage, start: float, end: float) -> None:
+        """Note when a stage began and ended, on the clock of `time.monotonic`."""
+
+    def record_acceptance(self, version: int, score: float) -> None:
+        """Note an image's acceptance score by a version of the model, in [0, 1]."""
+
+    def record_probability(self, version: int, probability: float) -> None:
+        """Note the first label's probability that a version of the model gave, in [0, 1]."""
+
+    def record_batch(self, files: int) -> None:
+        """Note how many files a batch request has."""
+
+
+class Unrecorded:
+    """A recorder that notes nothing."""
+
+    def record_stage(self, stage: Stage, start: float, end: float) -> None:
+        """See `Recorder`."""
+
+    def record_acceptance(self, version: int, score: float) -> None:
+        """See `Recorder`."""
+
+    def record_probability(self, version: int, probability: float) -> None:
+        """See `Recorder`."""
+
+    def record_batch(self, files: int) -> None:
+        """See `Recorder`."""
+
+
+UNRECORDED = Unrecorded()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +132,7 @@ class InferenceService:
         registry: Knows the release that answers.
         scheduler: Bounds the work.
         limits: What is decoded at all.
+        recorder: Is told how images fare.
         enforce_acceptance: Refuse what is no frontal chest X-ray, instead of warning.
     """
 
@@ -102,12 +141,14 @@ class InferenceService:
         registry: Registry,
         scheduler: Scheduler,
         limits: Limits,
+        recorder: Recorder,
         *,
         enforce_acceptance: bool,
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
         self._limits = limits
+        self._recorder = recorder
         self._enforce_acceptance = enforce_acceptance
 
     async def predict(self, data: bytes, deadline: float) -> Prediction:
@@ -133,6 +174,7 @@ class InferenceService:
         Raises:
             CapacityError: There are not enough places for all of them.
         """
+        self._recorder.record_batch(len(files))
         with self.scheduler.admit(deadline, len(files)) as places:
             pairs = zip(places, files, strict=True)
             return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
@@ -151,7 +193,10 @@ class InferenceService:
     # From here on everything runs on one of the scheduler's threads.
 
     def _predict(self, place: Place, data: bytes) -> Prediction:
-        return _decide(self._analyze(place, data))
+        prediction = _decide(self._analyze(place, data))
+        positive = next(iter(prediction.probabilities.values()))
+        self._recorder.record_probability(prediction.model.version, positive)
+        return prediction
 
     def _explain(self, place: Place, data: bytes) -> bytes:
         analysis = self._analyze(place, data)
@@ -159,15 +204,20 @@ class InferenceService:
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()
+        self._recorder.record_stage("queue", start - place.waited_s, start)
         radiograph = decode(data, self._limits)
         image = to_model_input(radiograph.pixels)
         decoded = time.monotonic()
+        self._recorder.record_stage("decode", start, decoded)
         place.check()
         with self.registry.lease() as serving:
             answer = serving.engine.predict(image[np.newaxis])
         done = time.monotonic()
         release = serving.release
-        acceptance = Acceptance(float(answer.acceptance[0]), release.manifest.acceptance.threshold)
+        manifest = release.manifest
+        self._recorder.record_stage("inference", decoded, done)
+        acceptance = Acceptance(float(answer.acceptance[0]), manifest.acceptance.threshold)
+        self._recorder.record_acceptance(manifest.version, acceptance.score)
         return _Analysis(
             release=release,
             radiograph=radiograph,

@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
+    log_format: Literal["json", "console"] = Field(
+        default="json",
+        description="How the service writes its log: a JSON object a line, or text for a person.",
+    )
+    metrics: bool = Field(
+        default=True, description="Whether GET /metrics shows Prometheus metrics: on or off."
+    )
 
     @model_validator(mode="after")
     def _a_batch_fits_the_queue(self) -> Self:

@@ -4,11 +4,13 @@ import io
 import json
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -191,3 +193,42 @@ def gray_png(value: int = 200, height: int = 80, width: int = 100) -> bytes:
 def noise_png(side: int) -> bytes:
     """Write an image that does not compress: about `side` squared bytes."""
     return encode(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8))
+
+
+def multipart(content: bytes, name: str = "upload") -> tuple[bytes, dict[str, str]]:
+    """Write a form with a file: its body, and its headers."""
+    request = httpx.Request("POST", "http://test", files={"file": (name, content)})
+    return request.read(), {"content-type": request.headers["content-type"]}
+
+
+class Asgi:
+    """A request as an ASGI server makes one, whose messages the test chooses.
+
+    Args:
+        path: That is asked for.
+        messages: What the client sends; then nothing more comes.
+        headers: That it sends.
+    """
+
+    def __init__(
+        self, path: str, messages: Iterable[Mapping[str, object]], headers: dict[str, str]
+    ) -> None:
+        self._messages = iter(messages)
+        self.sent: list[Any] = []
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+        }
+
+    async def receive(self) -> Mapping[str, object]:
+        return next(self._messages)
+
+    async def send(self, message: object) -> None:
+        self.sent.append(message)

@@ -30,11 +30,17 @@ MAY_IMPORT = {
         "scheduler",
     },
     "schemas": {"errors", "registry", "release", "service"},
-    "routes": {"errors", "schemas", "service"},
+    "metrics": {"errors", "registry", "service"},
+    "logs": {"errors"},
+    "tracing": {"errors"},
+    "routes": {"errors", "observability", "schemas", "service"},
     "security": {"errors", "schemas", "service"},
-    "observability": {"errors", "schemas", "service"},
+    "observability": {"errors", "metrics", "schemas", "service", "tracing"},
 }
 WIRING = {"main", "cli"}
+
+# What tells operators of the service, and the module beside `observability` that knows it.
+TELLING = {"prometheus_client": "metrics", "structlog": "logs", "opentelemetry": "tracing"}
 
 
 def _sources(package: str) -> list[Path]:
@@ -83,6 +89,13 @@ class TestApp:
     def test_the_server_is_only_where_it_is_started(self, source: Path) -> None:
         if _module(source) not in WIRING:
             assert "uvicorn" not in _packages(source)
+
+    @pytest.mark.parametrize("library", TELLING)
+    def test_what_tells_operators_is_only_where_it_is_told(
+        self, source: Path, library: str
+    ) -> None:
+        if _module(source) not in {"observability", TELLING[library]}:
+            assert library not in _packages(source)
 
     def test_engines_are_imported_in_engines_only_and_lazily(self, source: Path) -> None:
         libraries = {"tensorflow", "keras", "openvino"}

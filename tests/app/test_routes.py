@@ -2,9 +2,8 @@ import asyncio
 import io
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +13,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from app.main import create_app
-from app.settings import Settings
 from tests import fakes
-from tests.fakes import FakeEngine, gray_png
+from tests.fakes import Asgi, FakeEngine, gray_png, multipart
 
 pytestmark = pytest.mark.anyio
 
@@ -26,44 +23,6 @@ Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 PREDICTIONS = "/v1/predictions"
 BATCH = "/v1/predictions/batch"
 HEATMAPS = "/v1/heatmaps"
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    engine = FakeEngine()
-    yield engine
-    engine.may_answer.set()
-
-
-@pytest.fixture
-def app_of(tmp_path: Path, engine: FakeEngine) -> Callable[..., FastAPI]:
-    def app_of(**settings: object) -> FastAPI:
-        fakes.write_fake_release(tmp_path)
-        chosen = {"model_store": tmp_path, "threads": 1, "max_upload_bytes": 2_000_000, **settings}
-        return create_app(Settings.model_validate(chosen), fakes.factory(engine))
-
-    return app_of
-
-
-@pytest.fixture
-def opened(app_of: Callable[..., FastAPI]) -> Open:
-    @asynccontextmanager
-    async def opened(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
-        app = app_of(**settings)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
-            yield client
-
-    return opened
-
-
-@pytest.fixture
-async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
-    async with opened() as client:
-        yield client
 
 
 def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -247,11 +206,6 @@ async def test_a_method_that_is_not_allowed_is_told_which_is(client: httpx.Async
 # --- size
 
 
-def multipart(content: bytes) -> tuple[bytes, dict[str, str]]:
-    request = httpx.Request("POST", "http://test", files={"file": content})
-    return request.read(), {"content-type": request.headers["content-type"]}
-
-
 class Body:
     """A body that arrives in chunks, and knows how much of it was asked for."""
 
@@ -361,27 +315,8 @@ async def test_a_client_that_leaves_while_it_waits_is_not_inferred(
 ) -> None:
     app = app_of()
     content, headers = multipart(gray_png())
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": PREDICTIONS,
-        "raw_path": PREDICTIONS.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
-    }
-    messages: Iterator[dict[str, Any]] = iter(
-        [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
-    )
-
-    async def receive() -> dict[str, Any]:
-        return next(messages)
-
-    async def send(_: object) -> None:
-        pass
-
+    messages = [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
+    request = Asgi(PREDICTIONS, messages, headers)
     async with app.router.lifespan_context(app):
         engine.started.clear()
         engine.may_answer.clear()
@@ -389,7 +324,7 @@ async def test_a_client_that_leaves_while_it_waits_is_not_inferred(
         running = asyncio.create_task(service.predict(gray_png(), float("inf")))
         await started(engine)
         calls = engine.calls
-        await app(scope, receive, send)
+        await app(request.scope, request.receive, request.send)
         engine.may_answer.set()
         await running
     assert engine.calls == calls

@@ -2,6 +2,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from threading import Event
 
 import pytest
@@ -132,6 +133,60 @@ async def test_a_job_whose_caller_left_learns_it_before_its_next_step(scheduler:
         blocker.let_go.set()
     await scheduler.close()
     assert outcome == ["deadline-passed"]
+
+
+async def test_it_tells_what_waits_and_what_is_worked_on(scheduler: Scheduler) -> None:
+    def told() -> tuple[int, int, int]:
+        return scheduler.held, scheduler.waiting, scheduler.working
+
+    blocker = Blocker()
+    assert scheduler.capacity == 2
+    assert told() == (0, 0, 0)
+    with scheduler.admit(math.inf, 2) as (first, second):
+        running = await blocker.hold(first)
+        waiting = asyncio.create_task(second.run(lambda: None))
+        await asyncio.sleep(0)
+        assert told() == (2, 1, 1)
+        blocker.let_go.set()
+        await asyncio.gather(running, waiting)
+        assert told() == (2, 0, 0)
+    assert told() == (0, 0, 0)
+
+
+async def test_a_job_whose_caller_left_is_still_worked_on(scheduler: Scheduler) -> None:
+    blocker = Blocker()
+    with scheduler.admit(math.inf) as (place,):
+        running = await blocker.hold(place)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert (scheduler.held, scheduler.working) == (0, 1)
+    blocker.let_go.set()
+    await scheduler.close()
+    assert scheduler.working == 0
+
+
+async def test_an_image_that_is_cancelled_while_it_waits_waits_no_more(
+    scheduler: Scheduler,
+) -> None:
+    blocker = Blocker()
+    with scheduler.admit(math.inf, 2) as (first, second):
+        running = await blocker.hold(first)
+        waiting = asyncio.create_task(second.run(lambda: None))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (scheduler.waiting, scheduler.working) == (0, 1)
+        blocker.let_go.set()
+        await running
+
+
+async def test_a_job_runs_in_the_context_of_its_caller(scheduler: Scheduler) -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("of the caller")
+    with scheduler.admit(math.inf) as (place,):
+        assert await place.run(variable.get) == "of the caller"
 
 
 async def test_closing_waits_for_what_runs_and_admits_nothing_more(scheduler: Scheduler) -> None:

@@ -1,6 +1,7 @@
 """A real `covid-xray serve` in a process of its own, on a free port."""
 
 import io
+import json
 import os
 import signal
 import socket
@@ -105,6 +106,39 @@ def test_an_engine_that_is_missing_ends_in_one_sentence(
         "covid-xray: Expected the Python package tensorflow to be installed; "
         "received none that imports.\n"
     )
+
+
+def test_every_line_of_the_log_is_json_and_a_request_has_its_ids(
+    start: Start, tiny_store: Path
+) -> None:
+    server = start(model_store=tiny_store).wait_until_ready()
+    headers = {"x-request-id": "pacs-7"}
+    server.client.post("/v1/predictions", files={"file": gray_png()}, headers=headers)
+    _, log = server.stop()
+    events = [json.loads(line) for line in log.splitlines()]
+    assert {"app.registry", "uvicorn.error", "app.access"} <= {event["logger"] for event in events}
+    (request,) = [event for event in events if event["event"] == "request"]
+    assert (request["request_id"], request["status"]) == ("pacs-7", 200)
+
+
+def test_a_log_for_a_person_is_text(start: Start, tiny_store: Path) -> None:
+    server = start(model_store=tiny_store, log_format="console").wait_until_ready()
+    _, log = server.stop()
+    assert "Serving covid19-resnet50 version 1" in log
+    assert not log.startswith("{")
+
+
+def test_a_collector_of_spans_without_what_sends_to_it_ends_in_one_sentence(
+    start: Start, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['opentelemetry.sdk.trace'] = None"
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    code, log = start(model_store=tiny_store, path=tmp_path).end()
+    assert code == 1
+    assert log.count("\n") == 1
+    assert log.startswith("covid-xray: Expected the extra otel to be installed")
 
 
 def test_a_missing_release_ends_in_one_sentence(start: Start, tmp_path: Path) -> None:
