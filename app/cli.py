@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 
+from app import server
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
-from app.main import create_app, open_service
+from app.main import open_service
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
 from app.schemas import PredictionSchema, Problem
@@ -46,7 +46,7 @@ def serve() -> None:
     configure_logging(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    asyncio.run(_serve(settings))
+    server.run(settings)
 
 
 @cli.command()
@@ -79,24 +79,6 @@ def verify(
     for name in _installed():
         for precision in manifest.precisions.get(name, ()):
             typer.echo(f"{name:<11} {precision:<4} {_try(release, name, precision)}")
-
-
-async def _serve(settings: Settings) -> None:
-    """Run uvicorn inside the application's lifespan, so that a failing start raises here."""
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than clients and proxies keep theirs
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,
-    )
-    async with app.router.lifespan_context(app):
-        await uvicorn.Server(config).serve()
 
 
 def _stop(*_: object) -> None:

@@ -17,6 +17,7 @@ from app.scheduler import Scheduler
 from app.schemas import DESCRIPTION
 from app.service import UNRECORDED, InferenceService, Recorder
 from app.settings import Settings
+from app.upkeep import kept_up
 
 
 def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> FastAPI:
@@ -68,12 +69,13 @@ async def open_service(
     options = EngineOptions(settings.engine, settings.precision, threads, settings.cache_dir)
     load = functools.partial(new_engine, options=options)
     registry = Registry(settings.model_store, settings.model_name, load, settings.model_version)
-    serving = registry.load()
-    scheduler = Scheduler(threads, settings.queue_limit, serving.inference_s)
+    scheduler = Scheduler(threads, settings.queue_limit, registry.load().inference_s)
     limits = Limits(max_pixels=settings.max_pixels)
     enforce = settings.acceptance == "enforce"
+    service = InferenceService(registry, scheduler, limits, recorder, enforce_acceptance=enforce)
     try:
-        yield InferenceService(registry, scheduler, limits, recorder, enforce_acceptance=enforce)
+        async with kept_up(service, settings.follow_s, settings.hang_timeout_s):
+            yield service
     finally:
         await scheduler.close()
         registry.close()

@@ -276,8 +276,8 @@ async def is_alive() -> AliveSchema:
 
 @health.get("/ready", responses=_problems(503))
 async def is_ready(service: Service) -> ReadySchema:
-    """Tell that a release is loaded and warm."""
-    manifest = service.registry.serving.release.manifest
+    """Tell that a release is loaded and warm, and that the service is not about to stop."""
+    manifest = service.check_ready()
     return ReadySchema(name=manifest.name, version=manifest.version)
 
 

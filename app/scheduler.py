@@ -1,6 +1,7 @@
 """Bounded work on a fixed number of threads: places, deadlines, and an honest Retry-After."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ class Place:
     """One admitted image; its job runs on one of the scheduler's threads.
 
     Attributes:
+        began: When its job got a thread (`time.monotonic`); infinite before.
         waited_s: Seconds that its job waited for a thread.
         worked_s: Seconds that its job ran.
     """
@@ -38,6 +40,7 @@ class Place:
         self._deadline = deadline
         self._load = load
         self._abandoned = False
+        self.began = math.inf
         self.waited_s = 0.0
         self.worked_s = 0.0
 
@@ -71,8 +74,8 @@ class Place:
             raise _deadline_passed()
 
     def _work(self, job: Callable[[], T], asked: float) -> T:
-        start = time.monotonic()
-        self.waited_s = start - asked
+        self.began = time.monotonic()
+        self.waited_s = self.began - asked
         self._load.waiting.discard(self)
         self.check()
         self._load.working.add(self)
@@ -80,7 +83,7 @@ class Place:
             return job()
         finally:
             self._load.working.discard(self)
-            self.worked_s = time.monotonic() - start
+            self.worked_s = time.monotonic() - self.began
 
 
 class Scheduler:
@@ -125,6 +128,12 @@ class Scheduler:
     def working(self) -> int:
         """Images that threads work on now, also for callers that have left."""
         return len(self._load.working)
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds for which the oldest of the jobs that run now has been running; 0 for none."""
+        now = time.monotonic()
+        return max((now - place.began for place in tuple(self._load.working)), default=0.0)
 
     @property
     def retry_after_s(self) -> float:

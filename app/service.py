@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import CovidXrayError, NotAChestRadiograph
+from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
 from app.imaging import ImageWarning, Limits, Radiograph, decode, to_model_input
 from app.overlay import draw_overlay
 from app.registry import Registry
-from app.release import Release
+from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
 
 Stage = Literal["receive", "queue", "decode", "inference", "encode"]
@@ -150,6 +150,25 @@ class InferenceService:
         self._limits = limits
         self._recorder = recorder
         self._enforce_acceptance = enforce_acceptance
+        self._not_ready: str | None = None
+
+    def leave(self, reason: str) -> None:
+        """Be ready no more, but go on answering.
+
+        Args:
+            reason: What the service is from now on.
+        """
+        self._not_ready = reason
+
+    def check_ready(self) -> Manifest:
+        """Give what is served.
+
+        Raises:
+            NotReady: Nothing is served, or nothing more should be sent here.
+        """
+        if self._not_ready:
+            raise NotReady("a service that takes requests", self._not_ready)
+        return self.registry.serving.release.manifest
 
     async def predict(self, data: bytes, deadline: float) -> Prediction:
         """Answer for one image.

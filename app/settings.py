@@ -74,6 +74,21 @@ class Settings(BaseSettings):
         default=30.0,
         description="Seconds from a request's head to its answer; after them it gets a 504.",
     )
+    hang_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0,
+        description="Seconds that decoding and inference of one image may take; after them the "
+        "service takes its engine to hang, and ends with code 70 for its supervisor to restart.",
+    )
+    follow_s: Annotated[float, Field(ge=0)] = Field(
+        default=10.0,
+        description="Seconds between two looks into the model store for another release to serve; "
+        "0 for none but at the start.",
+    )
+    leaving_s: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="Seconds after SIGTERM in which readiness fails while all requests are still "
+        "answered; then the service stops listening.",
+    )
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
         default=20,
         description="Seconds that running requests get to finish when the service is stopped.",

@@ -29,6 +29,7 @@ MAY_IMPORT = {
         "release",
         "scheduler",
     },
+    "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
     "metrics": {"errors", "registry", "service"},
     "logs": {"errors"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "security": {"errors", "schemas", "service"},
     "observability": {"errors", "metrics", "schemas", "service", "tracing"},
 }
-WIRING = {"main", "cli"}
+WIRING = {"main", "cli", "server"}
 
 # What tells operators of the service, and the module beside `observability` that knows it.
 TELLING = {"prometheus_client": "metrics", "structlog": "logs", "opentelemetry": "tracing"}

@@ -42,7 +42,7 @@ def test_verify_tells_what_it_found_in_every_engine(run: Run, tiny_store: Path) 
     assert code == 0
     assert f"{fakes.NAME} version 1" in out
     for engine in ("openvino", "tensorflow"):
-        assert re.search(rf"{engine} +COVID-19 0\.\d{{4}}, Normal .* golden answer", out)
+        assert re.search(rf"{engine} +f32 +COVID-19 0\.\d{{4}}, Normal .* golden answer", out)
 
 
 def test_verify_of_no_release_ends_in_one_sentence(run: Run, tmp_path: Path) -> None:
