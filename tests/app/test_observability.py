@@ -119,6 +119,13 @@ async def test_a_refusal_is_counted_by_its_code(
     assert await value(client, "covid_xray_refusals_total", code=code) == 1
 
 
+async def test_what_never_happened_is_a_zero(client: httpx.AsyncClient) -> None:
+    for code in ("internal-error", "overloaded", "not-a-chest-radiograph"):
+        assert await value(client, "covid_xray_refusals_total", code=code) == 0
+    for stage in STAGES:
+        assert await value(client, "covid_xray_stage_duration_seconds_count", stage=stage) == 0
+
+
 async def test_scores_are_kept_by_version_and_those_of_refused_images_as_well(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
