@@ -18,7 +18,7 @@ from app import observability
 from app.logs import make_formatter
 from app.metrics import Metrics
 from tests import fakes
-from tests.fakes import Asgi, FakeEngine, gray_png, multipart
+from tests.fakes import FakeEngine, Leaver, gray_png, multipart
 
 pytestmark = pytest.mark.anyio
 
@@ -342,11 +342,10 @@ async def test_a_client_that_leaves_is_counted_as_such_and_gets_no_blame(
 ) -> None:
     app = app_of()
     content, headers = multipart(gray_png())
-    messages = [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
-    request = Asgi(PREDICTIONS, messages, headers)
+    leaver = Leaver(PREDICTIONS, content, headers)
     async with app.router.lifespan_context(app):
         engine.may_answer.clear()
-        await app(request.scope, request.receive, request.send)
+        await app(leaver.scope, leaver.receive, leaver.send)
         engine.may_answer.set()
     (event,) = of_requests(events())
     assert event["status"] == observability.CLIENT_LEFT
