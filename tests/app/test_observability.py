@@ -204,7 +204,7 @@ async def test_two_applications_in_a_process_count_each_their_own(
 async def test_metrics_can_be_switched_off(
     opened: Open,
 ) -> None:
-    async with opened(metrics=False) as client:
+    async with opened(metrics="off") as client:
         assert (await client.get("/metrics")).status_code == 404
 
 
@@ -333,6 +333,30 @@ async def test_what_fails_within_a_request_is_logged_with_its_id(
     (failure,) = [event for event in events() if event["level"] == "error"]
     assert failure["request_id"] == "pacs-8"
     assert "InferenceFailed" in failure["exception"]
+
+
+async def test_what_the_server_logs_of_a_crash_has_the_requests_id(
+    app_of: Callable[..., FastAPI],
+    engine: FakeEngine,
+    events: Callable[[], list[dict[str, Any]]],
+) -> None:
+    app = app_of()
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        engine.crashing = True
+        headers = {"x-request-id": "pacs-9"}
+        try:
+            await client.post(PREDICTIONS, files={"file": gray_png()}, headers=headers)
+        except ZeroDivisionError:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+    *_, request, crash = events()
+    assert (request["status"], request["problem"]) == (500, "internal-error")
+    assert request["request_id"] == crash["request_id"] == "pacs-9"
+    assert crash["exception"].endswith("builtins.ZeroDivisionError")
+    assert "secret" not in crash["exception"].splitlines()[-1]
 
 
 async def test_a_client_that_leaves_is_counted_as_such_and_gets_no_blame(
