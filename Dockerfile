@@ -40,9 +40,14 @@ USER 10001:10001
 ENTRYPOINT ["python", "-m", "training"]
 CMD ["--help"]
 
+# EXTRAS=otel brings what sends spans.
 # What the service has no use for is taken out (OpenVINO does without its telemetry, which would
 # report every start), and releases are made readable to its user, however they were checked out.
 FROM builder AS service-builder
+ARG EXTRAS=
+RUN if [ -n "$EXTRAS" ]; then \
+        python -m pip install --constraint constraints.txt ".[$EXTRAS]"; \
+    fi
 RUN python -m pip uninstall --yes openvino-telemetry setuptools pip
 COPY model_store model_store
 RUN chmod -R a+rX model_store

@@ -12,9 +12,8 @@ from app.engines import EngineFactory, EngineOptions, available_cpus, open_engin
 from app.imaging import Limits
 from app.observability import NO_OTHER_TELEMETRY, observe
 from app.registry import Registry
-from app.routes import UploadLimits, add_error_handlers, health, v1
+from app.routes import DESCRIPTION, UploadLimits, add_error_handlers, health, v1
 from app.scheduler import Scheduler
-from app.schemas import DESCRIPTION
 from app.service import UNRECORDED, InferenceService, Recorder
 from app.settings import Settings
 from app.upkeep import kept_up
@@ -30,8 +29,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = open_service(settings, new_engine, app.state.recorder)
-        async with opened as app.state.service:
+        async with open_service(settings, new_engine, app.state.recorder) as app.state.service:
             yield
 
     app: FastAPI = FastAPIOffline(
@@ -49,15 +47,13 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     app.include_router(v1)
     app.include_router(health)
     add_error_handlers(app)
-    observe(app, show_metrics=settings.metrics)  # last: it wraps all that was added before
+    observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
     return app
 
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings,
-    new_engine: EngineFactory = open_engine,
-    recorder: Recorder = UNRECORDED,
+    settings: Settings, new_engine: EngineFactory = open_engine, recorder: Recorder = UNRECORDED
 ) -> AsyncIterator[InferenceService]:
     """Load the release, and on leaving let what runs come to its end.
 

@@ -6,6 +6,7 @@ A label's values are few and known beforehand: route templates, stages, error co
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,9 +19,9 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.errors import NotReady
+from app.errors import CovidXrayError, NotReady
 from app.registry import Serving
-from app.service import InferenceService
+from app.service import InferenceService, Stage
 
 _SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075),
@@ -92,6 +93,14 @@ class Metrics:
         )
         registry.register(_ServiceCollector(find_service))
         ProcessCollector(registry=registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what is known beforehand: how much a series grew is not seen when it appears."""
+        for stage in get_args(Stage):
+            self.stages.labels(stage)
+        for code in _codes(CovidXrayError):
+            self.refusals.labels(code)
 
 
 class _ServiceCollector(Collector):
@@ -130,6 +139,11 @@ def memory_limit(
         with suppress(OSError, ValueError):  # `max`, or no such file: there is no limit
             limit = min(limit, int((cgroup / name).read_text()))
     return limit
+
+
+def _codes(error: type[CovidXrayError]) -> set[str]:
+    """Name the codes of a class of errors, and of all that are under it."""
+    return {error.code}.union(*map(_codes, error.__subclasses__()))
 
 
 def _serving(service: InferenceService) -> Serving | None:

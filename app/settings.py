@@ -100,8 +100,8 @@ class Settings(BaseSettings):
         default="json",
         description="How the service writes its log: a JSON object a line, or text for a person.",
     )
-    metrics: bool = Field(
-        default=True, description="Whether GET /metrics shows Prometheus metrics: on or off."
+    metrics: Literal["open", "off"] = Field(
+        default="open", description="Who sees /metrics: everybody or nobody."
     )
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -201,21 +201,20 @@ def multipart(content: bytes, name: str = "upload") -> tuple[bytes, dict[str, st
     return request.read(), {"content-type": request.headers["content-type"]}
 
 
-class Asgi:
-    """A request as an ASGI server makes one, whose messages the test chooses.
+class Leaver:
+    """A client of an ASGI application that sends a form, and leaves before it is answered.
 
     Args:
-        path: That is asked for.
-        messages: What the client sends; then nothing more comes.
-        headers: That it sends.
+        path: That it asks for.
+        body: The form.
+        headers: The form's.
     """
 
-    def __init__(
-        self, path: str, messages: Iterable[Mapping[str, object]], headers: dict[str, str]
-    ) -> None:
-        self._messages = iter(messages)
-        self.sent: list[Any] = []
-        self.scope = {
+    def __init__(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        self._messages: Iterator[dict[str, Any]] = iter(
+            [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+        )
+        self.scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
@@ -227,8 +226,8 @@ class Asgi:
             "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
         }
 
-    async def receive(self) -> Mapping[str, object]:
+    async def receive(self) -> dict[str, Any]:
         return next(self._messages)
 
     async def send(self, message: object) -> None:
-        self.sent.append(message)
+        """Read nothing."""

@@ -168,7 +168,7 @@ def test_a_misspelt_key_would_not_follow_the_compose_specification(tmp_path: Pat
     assert "readonly" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["service", "training"])
+@pytest.mark.parametrize("name", ["service", "training", "prometheus", "grafana"])
 def test_compose_confines_and_limits(name: str) -> None:
     service = compose.read_service(name)
     assert service["read_only"] is True
@@ -180,8 +180,12 @@ def test_compose_confines_and_limits(name: str) -> None:
     assert "cap_add" not in service
 
 
-def test_compose_publishes_on_this_machine_only() -> None:
-    assert all(port.startswith("127.0.0.1:") for port in compose.read_service()["ports"])
+@pytest.mark.parametrize("name", ["service", "prometheus", "grafana"])
+def test_compose_publishes_on_this_machine_only(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in compose.read_service(name)["ports"])
+
+
+def test_compose_publishes_nothing_of_training() -> None:
     assert "ports" not in compose.read_service("training")
 
 
@@ -214,7 +218,7 @@ def test_every_place_tells_the_same_version() -> None:
     version = PROJECT["version"]
     assert str(Version(version)) == version
     changes = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    images = re.findall(r"image: \S+:(\S+)", (ROOT / "docker-compose.yml").read_text())
+    images = re.findall(r"image: covid-xray\S*:(\S+)", (ROOT / "docker-compose.yml").read_text())
     labels = re.findall(r'image\.version="([^"]+)"', (ROOT / "Dockerfile").read_text())
     assert changes[0] == version
     assert set(images + labels) == {version}

@@ -12,7 +12,7 @@ from app.engines import create_engine
 from app.imaging import decode, to_model_input
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Release
-from app.schemas import DESCRIPTION
+from app.routes import DESCRIPTION
 from tests import fakes
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

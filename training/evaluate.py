@@ -14,10 +14,8 @@ from app.imaging import Pixels
 from app.release import (
     Cohort,
     Decision,
-    EngineName,
     Estimate,
     Mistake,
-    Precision,
     PredictionSetRule,
 )
 from training import metrics
@@ -56,12 +54,14 @@ class Measured:
         scores: Probability of the positive label, float64 `[n]`.
         positive: Which images are of the positive label, `[n]`.
         acceptance: How much each looks like a frontal chest X-ray, float64 `[n]`.
+        heatmaps: Where the positive label is seen, float32 `[n, 7, 7]`.
     """
 
     records: Sequence[Record]
     scores: Scores
     positive: Truth
     acceptance: Scores
+    heatmaps: NDArray[np.float32]
 
     def where(self, **values: str) -> "Measured":
         """Give the part whose records have these values, such as `split="test"`."""
@@ -77,7 +77,8 @@ class Measured:
 
     def _part(self, keep: NDArray[np.bool_]) -> "Measured":
         records = [r for r, kept in zip(self.records, keep, strict=True) if kept]
-        return Measured(records, self.scores[keep], self.positive[keep], self.acceptance[keep])
+        arrays = (self.scores, self.positive, self.acceptance, self.heatmaps)
+        return Measured(records, *(array[keep] for array in arrays))
 
 
 def measure(
@@ -101,6 +102,7 @@ def measure(
         np.concatenate([a.probabilities[:, 0] for a in answers]).astype(np.float64),
         np.array([record.label == label for record in records], dtype=bool),
         np.concatenate([a.acceptance for a in answers]).astype(np.float64),
+        np.concatenate([a.heatmap for a in answers]),
     )
 
 
@@ -138,21 +140,33 @@ def estimates(measured: Measured, rules: Rules, seed: int) -> dict[str, Estimate
 
 
 def agreement(
-    reference: Measured, other: Measured, threshold: float
+    reference: Measured, other: Measured, threshold: float, least_acceptance: float
 ) -> tuple[bool, dict[str, float]]:
     """Tell whether an engine gives the reference's answers, and by how much it misses them.
 
+    Args:
+        reference: TensorFlow's answers.
+        other: The engine's, for the same images.
+        threshold: Of the decision.
+        least_acceptance: From which score upwards an image is answered for.
+
     Returns:
         Whether |ΔAUC| ≤ 0.001, the decision is the same on at least 99.8% of the images, and |Δp|
-        is at most 0.02 at its 99th percentile; and these three numbers.
+        is at most 0.02 at its 99th percentile; these three numbers, the share of the images with
+        the same acceptance, and the median and 5th percentile of the heatmaps' correlation.
     """
     auc = roc_auc_score(reference.positive, reference.scores)
     difference = np.abs(reference.scores - other.scores)
     same = (reference.scores >= threshold) == (other.scores >= threshold)
+    accepted = [each.acceptance >= least_acceptance for each in (reference, other)]
+    correlations = _correlations(reference.heatmaps, other.heatmaps)
     numbers = {
         "auc_difference": abs(float(roc_auc_score(other.positive, other.scores) - auc)),
         "same_decision": float(same.mean()),
         "probability_difference_p99": float(np.percentile(difference, 99)),
+        "same_acceptance": float((accepted[0] == accepted[1]).mean()),
+        "heatmap_correlation_median": float(np.median(correlations)),
+        "heatmap_correlation_p5": float(np.percentile(correlations, 5)),
     }
     passed = (
         numbers["auc_difference"] <= MOST_AUC_DIFFERENCE
@@ -162,15 +176,15 @@ def agreement(
     return passed, numbers
 
 
-def precisions(
-    reference: Measured, others: dict[EngineName, Measured], threshold: float
-) -> dict[EngineName, tuple[Precision, ...]]:
-    """Name the engines that give TensorFlow's answers in f32; TensorFlow itself among them."""
-    passed: dict[EngineName, tuple[Precision, ...]] = {"tensorflow": ("f32",)}
-    for name, measured in others.items():
-        if agreement(reference, measured, threshold)[0]:
-            passed[name] = ("f32",)
-    return passed
+def _correlations(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Pearson's correlation of each pair of maps `[n, 7, 7]`, `[n]`; 1 for equal, flat ones."""
+    pairs = [(a.ravel(), b.ravel()) for a, b in zip(first, second, strict=True)]
+    return np.array(
+        [
+            np.corrcoef(a, b)[0, 1] if a.std() and b.std() else float(np.allclose(a, b, atol=0.01))
+            for a, b in pairs
+        ]
+    )
 
 
 def mistakes(measured: Measured, rules: Rules, most: int = MISTAKES) -> tuple[Mistake, ...]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engines import Engine, create_engine
+from app.engines import INT8, Engine, create_engine, native_precisions
 from app.imaging import Pixels, phantom
-from app.release import Decision, EngineName, Golden
-from training import acceptance, conformal, crossval, plots, publish
+from app.release import Decision, EngineName, Golden, Precision
+from training import acceptance, conformal, crossval, plots, publish, quantization
 from training import evaluate as measures
 from training import export as exporting
 from training import fit as fitting
@@ -69,6 +69,7 @@ def export(run: Run) -> None:
     graph = exporting.ReleaseGraph(network, scaling, learned.classifier)
     shutil.rmtree(run.folder / "release", ignore_errors=True)
     exporting.save(graph, run.folder / "release")
+    quantization.quantize(run.folder / "release", _pixels(run, "train"), run.config.seed)
     rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
     labels = run.config.data.labels
     sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
@@ -90,9 +91,7 @@ def evaluate(run: Run) -> None:
     reference = create_engine(run.folder / "release", "tensorflow")
     measured = _measure(run, reference, ("validation", "test", "held-out"))
     test = measured.where(split="test")
-    other = _measure(run, create_engine(run.folder / "release", "openvino"), ("test",))
-    others: dict[EngineName, Measured] = {"openvino": other}
-    threshold = rules.decision.threshold
+    passed, agreement = _agreement(run, test)
     results = publish.Results(
         metrics=measures.cohorts(measured, rules, run.config.seed),
         controls=controls(reference, _pixels(run, "test"), test.positive, run.config.seed),
@@ -100,8 +99,8 @@ def evaluate(run: Run) -> None:
         acceptance=acceptance.report(
             _calibration(run).acceptance, measured, reference, _pixels(run, "test"), run.config.seed
         ),
-        precisions=measures.precisions(test, others, threshold),
-        agreement={"openvino f32": measures.agreement(test, other, threshold)[1]},
+        precisions=passed,
+        agreement=agreement,
         golden=_golden(reference),
     )
     folder = run.folder / "release" / "evaluation"
@@ -158,6 +157,30 @@ def _measure(run: Run, engine: Engine, splits: tuple[str, ...]) -> Measured:
     pixels: Pixels = run.pixels()[chosen]
     records: list[Record] = [everything[i] for i in chosen]
     return measures.measure(engine, pixels, records, run.config.data.labels[0])
+
+
+def _agreement(
+    run: Run, reference: Measured
+) -> tuple[dict[EngineName, tuple[Precision, ...]], dict[str, dict[str, float]]]:
+    """Name the precisions in which OpenVINO gives TensorFlow's answers, and how near they are.
+
+    What this processor computes natively is tried, and nothing else. A quantised network that does
+    not pass is taken out of the release.
+    """
+    release, calibration = run.folder / "release", _calibration(run)
+    limits = calibration.decision.threshold, calibration.acceptance.threshold
+    passed: list[Precision] = []
+    numbers: dict[str, dict[str, float]] = {}
+    for precision in reversed(native_precisions()):
+        if precision == "int8" and not (release / INT8).exists():
+            continue
+        other = _measure(run, create_engine(release, "openvino", precision), ("test",))
+        good, numbers[f"OpenVINO {precision}"] = measures.agreement(reference, other, *limits)
+        if good:
+            passed.append(precision)
+        elif precision == "int8":
+            quantization.remove(release)
+    return {"openvino": tuple(passed), "tensorflow": ("f32",)}, numbers
 
 
 def _golden(engine: Engine) -> Golden:

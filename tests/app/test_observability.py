@@ -18,7 +18,7 @@ from app import observability
 from app.logs import make_formatter
 from app.metrics import Metrics
 from tests import fakes
-from tests.fakes import Asgi, FakeEngine, gray_png, multipart
+from tests.fakes import FakeEngine, Leaver, gray_png, multipart
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +119,13 @@ async def test_a_refusal_is_counted_by_its_code(
     assert await value(client, "covid_xray_refusals_total", code=code) == 1
 
 
+async def test_what_never_happened_is_a_zero(client: httpx.AsyncClient) -> None:
+    for code in ("internal-error", "overloaded", "not-a-chest-radiograph"):
+        assert await value(client, "covid_xray_refusals_total", code=code) == 0
+    for stage in STAGES:
+        assert await value(client, "covid_xray_stage_duration_seconds_count", stage=stage) == 0
+
+
 async def test_scores_are_kept_by_version_and_those_of_refused_images_as_well(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
@@ -197,7 +204,7 @@ async def test_two_applications_in_a_process_count_each_their_own(
 async def test_metrics_can_be_switched_off(
     opened: Open,
 ) -> None:
-    async with opened(metrics=False) as client:
+    async with opened(metrics="off") as client:
         assert (await client.get("/metrics")).status_code == 404
 
 
@@ -328,6 +335,30 @@ async def test_what_fails_within_a_request_is_logged_with_its_id(
     assert "InferenceFailed" in failure["exception"]
 
 
+async def test_what_the_server_logs_of_a_crash_has_the_requests_id(
+    app_of: Callable[..., FastAPI],
+    engine: FakeEngine,
+    events: Callable[[], list[dict[str, Any]]],
+) -> None:
+    app = app_of()
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        engine.crashing = True
+        headers = {"x-request-id": "pacs-9"}
+        try:
+            await client.post(PREDICTIONS, files={"file": gray_png()}, headers=headers)
+        except ZeroDivisionError:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+    *_, request, crash = events()
+    assert (request["status"], request["problem"]) == (500, "internal-error")
+    assert request["request_id"] == crash["request_id"] == "pacs-9"
+    assert crash["exception"].endswith("builtins.ZeroDivisionError")
+    assert "secret" not in crash["exception"].splitlines()[-1]
+
+
 async def test_a_client_that_leaves_is_counted_as_such_and_gets_no_blame(
     app_of: Callable[..., FastAPI],
     engine: FakeEngine,
@@ -335,11 +366,10 @@ async def test_a_client_that_leaves_is_counted_as_such_and_gets_no_blame(
 ) -> None:
     app = app_of()
     content, headers = multipart(gray_png())
-    messages = [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
-    request = Asgi(PREDICTIONS, messages, headers)
+    leaver = Leaver(PREDICTIONS, content, headers)
     async with app.router.lifespan_context(app):
         engine.may_answer.clear()
-        await app(request.scope, request.receive, request.send)
+        await app(leaver.scope, leaver.receive, leaver.send)
         engine.may_answer.set()
     (event,) = of_requests(events())
     assert event["status"] == observability.CLIENT_LEFT

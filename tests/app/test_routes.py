@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from tests import fakes
-from tests.fakes import Asgi, FakeEngine, gray_png, multipart
+from tests.fakes import FakeEngine, Leaver, gray_png, multipart
 
 pytestmark = pytest.mark.anyio
 
@@ -315,8 +315,7 @@ async def test_a_client_that_leaves_while_it_waits_is_not_inferred(
 ) -> None:
     app = app_of()
     content, headers = multipart(gray_png())
-    messages = [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
-    request = Asgi(PREDICTIONS, messages, headers)
+    leaver = Leaver(PREDICTIONS, content, headers)
     async with app.router.lifespan_context(app):
         engine.started.clear()
         engine.may_answer.clear()
@@ -324,7 +323,7 @@ async def test_a_client_that_leaves_while_it_waits_is_not_inferred(
         running = asyncio.create_task(service.predict(gray_png(), float("inf")))
         await started(engine)
         calls = engine.calls
-        await app(request.scope, request.receive, request.send)
+        await app(leaver.scope, leaver.receive, leaver.send)
         engine.may_answer.set()
         await running
     assert engine.calls == calls

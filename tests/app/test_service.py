@@ -19,7 +19,7 @@ from app.errors import (
 from app.imaging import phantom
 from app.main import open_service
 from app.overlay import MAX_SIDE, draw_overlay
-from app.service import InferenceService, Prediction
+from app.service import InferenceService, Prediction, Stage
 from app.settings import Settings
 from tests import fakes
 from tests.fakes import FakeEngine, gray_png
@@ -78,6 +78,48 @@ async def test_a_prediction_set_holds_what_cannot_be_ruled_out(opened: Open) -> 
 async def test_a_release_without_prediction_sets_gives_none(opened: Open) -> None:
     async with opened({"prediction_sets": []}) as service:
         assert (await service.predict(gray_png(), math.inf)).prediction_set == {}
+
+
+class Told:
+    """A recorder that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[Stage, float, float]] = []
+        self.others: list[tuple[str, float]] = []
+
+    def record_stage(self, stage: Stage, start: float, end: float) -> None:
+        self.stages.append((stage, start, end))
+
+    def record_acceptance(self, version: int, score: float) -> None:
+        self.others.append((f"acceptance by {version}", score))
+
+    def record_probability(self, version: int, probability: float) -> None:
+        self.others.append((f"probability by {version}", probability))
+
+    def record_batch(self, files: int) -> None:
+        self.others.append(("batch", files))
+
+
+async def test_the_recorder_is_told_each_stage_in_its_order_and_what_came_out(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    fakes.write_fake_release(tmp_path)
+    told = Told()
+    settings = Settings(model_store=tmp_path, threads=1)
+    async with open_service(settings, fakes.factory(engine), told) as service:
+        await service.predict(gray_png(255), math.inf)
+        await service.explain(gray_png(255), math.inf)
+        await service.predict_batch([b"text"] * 3, math.inf)
+    assert [stage for stage, _, _ in told.stages[:3]] == ["queue", "decode", "inference"]
+    times = [time for _, *pair in told.stages[:3] for time in pair]
+    assert times == sorted(times)
+    # A picture is no prediction, though its X-ray reached the model.
+    assert told.others == [
+        ("acceptance by 1", 1),
+        ("probability by 1", 1),
+        ("acceptance by 1", 1),
+        ("batch", 3),
+    ]
 
 
 async def test_two_predictions_have_two_ids(opened: Open) -> None:

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -126,6 +129,45 @@ def test_a_log_for_a_person_is_text(start: Start, tiny_store: Path) -> None:
     _, log = server.stop()
     assert "Serving covid19-resnet50 version 1" in log
     assert not log.startswith("{")
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Keeps what it is sent."""
+
+    received: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        length = int(self.headers["content-length"])
+        self.received.append((self.path, self.rfile.read(length)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Collector)
+    Collector.received.clear()
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_spans_reach_their_collector_before_the_process_ends(
+    start: Start, tiny_store: Path, collector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+    server = start(model_store=tiny_store).wait_until_ready()
+    assert "traceresponse" in server.predict(gray_png()).headers
+    code, _ = server.stop()
+    assert code == 0
+    assert {path for path, _ in Collector.received} == {"/v1/traces"}
+    assert b"POST /v1/predictions" in b"".join(body for _, body in Collector.received)
 
 
 def test_a_collector_of_spans_without_what_sends_to_it_ends_in_one_sentence(

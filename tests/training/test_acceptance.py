@@ -95,4 +95,5 @@ def _record(split: str, cohort: str) -> Record:
 
 def _measured(records: Sequence[Record], accepted: list[float]) -> Measured:
     count = len(records)
-    return Measured(records, np.zeros(count), np.zeros(count, bool), np.array(accepted))
+    heatmaps = np.zeros((count, 7, 7), np.float32)
+    return Measured(records, np.zeros(count), np.zeros(count, bool), np.array(accepted), heatmaps)

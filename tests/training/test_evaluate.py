@@ -19,9 +19,11 @@ def measured(scores: list[float], positive: list[int], split: str = "test") -> M
         Record(f"{i}.png", "COVID-19" if p else "Normal", "c", "0", "0", i, split)
         for i, p in enumerate(positive)
     ]
-    return Measured(
-        records, np.array(scores), np.array(positive, bool), np.linspace(0.5, 1, len(scores))
+    heatmaps = np.tile(
+        np.linspace(0, 1, 49, dtype=np.float32).reshape(1, 7, 7), (len(scores), 1, 1)
     )
+    accepted = np.linspace(0.5, 1, len(scores))
+    return Measured(records, np.array(scores), np.array(positive, bool), accepted, heatmaps)
 
 
 def moved(reference: Measured, change: float) -> Measured:
@@ -66,6 +68,7 @@ def test_each_split_is_measured_whole_where_it_holds_both_labels_and_by_cohort()
         np.concatenate([test.scores, held.scores]),
         np.concatenate([test.positive, held.positive]),
         np.concatenate([test.acceptance, held.acceptance]),
+        np.concatenate([test.heatmaps, held.heatmaps]),
     )
     found = evaluate.cohorts(both, RULES, seed=0)
     assert [(c.split, c.name, c.images) for c in found] == [
@@ -83,17 +86,31 @@ def test_each_split_is_measured_whole_where_it_holds_both_labels_and_by_cohort()
 def test_an_engine_passes_only_with_the_references_answers(change: float, passes: bool) -> None:
     reference = measured(list(np.linspace(0, 1, 1001)), list((np.arange(1001) % 3 == 0) * 1))
     other = moved(reference, change)
-    passed, numbers = evaluate.agreement(reference, other, threshold=2.0)
+    passed, numbers = evaluate.agreement(reference, other, 2.0, 0.6)
     assert passed == passes
     assert numbers["probability_difference_p99"] == pytest.approx(change)
-    names = evaluate.precisions(reference, {"openvino": other}, 2.0)
-    assert ("openvino" in names) == passes
+    assert numbers["same_acceptance"] == 1
+    assert numbers["heatmap_correlation_p5"] == pytest.approx(1)
 
 
 def test_changed_decisions_fail_an_engine() -> None:
     reference = measured([0.499] * 10 + [0.9] * 10, [0] * 10 + [1] * 10)
     other = moved(reference, 0.002)
-    assert not evaluate.agreement(reference, other, threshold=0.5)[0]
+    assert not evaluate.agreement(reference, other, 0.5, 0.6)[0]
+
+
+def test_other_heatmaps_and_other_acceptance_are_told() -> None:
+    reference = measured([0.1, 0.9, 0.2, 0.8], [0, 1, 0, 1])
+    flat = np.zeros_like(reference.heatmaps[:1])
+    other = replace(
+        reference,
+        acceptance=reference.acceptance - 0.2,
+        heatmaps=np.concatenate([reference.heatmaps[:2], 1 - reference.heatmaps[2:3], flat]),
+    )
+    _, numbers = evaluate.agreement(reference, other, 0.5, 0.6)
+    assert numbers["same_acceptance"] == 0.75
+    assert numbers["heatmap_correlation_median"] == pytest.approx(0.5)
+    assert numbers["heatmap_correlation_p5"] < 0
 
 
 def test_scores_come_from_the_engine_in_the_order_of_the_records() -> None:

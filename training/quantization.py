@@ -1,0 +1,51 @@
+"""The released network in 8-bit integers, for engines and processors that are faster with them."""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from app.engines import INT8
+from app.imaging import Pixels
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 300
+
+
+def quantize(release: Path, images: Pixels, seed: int) -> None:
+    """Write the network of a SavedModel in 8-bit integers beside it, as `INT8`.
+
+    Post-training quantisation of weights and activations (Jacob et al., CVPR 2018) by NNCF. Only
+    convolutions are quantised: the dense layers cost next to nothing, and the heatmap is a chain of
+    their kernels, in which rounding adds up.
+
+    Args:
+        release: Folder of the SavedModel.
+        images: X-rays of the training split, uint8 `[n, 224, 224, 1]`, to find the activations'
+            ranges by.
+        seed: Which of them.
+    """
+    # Both would report to their maker's analytics when they are imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import nncf  # noqa: PLC0415 -- after the line above
+    import openvino  # noqa: PLC0415
+
+    nncf.set_log_level(logging.ERROR)
+    chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
+    dataset = nncf.Dataset([images[i : i + 1] for i in np.sort(chosen)])
+    quantized = nncf.quantize(
+        openvino.Core().read_model(str(release)),
+        dataset,
+        subset_size=len(chosen),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(types=["MatMul", "Einsum"], validate=False),
+    )
+    openvino.save_model(quantized, release / INT8)
+
+
+def remove(release: Path) -> None:
+    """Take the quantised network out of a release."""
+    for suffix in (".xml", ".bin"):
+        (release / INT8).with_suffix(suffix).unlink()
