@@ -11,18 +11,11 @@ from fastapi_offline import FastAPIOffline
 from app.engines import EngineFactory, available_cpus, create_engine
 from app.imaging import Limits
 from app.registry import Registry
-from app.routes import UploadLimits, add_error_handlers, health, v1
+from app.routes import DESCRIPTION, UploadLimits, add_error_handlers, health, v1
 from app.scheduler import Scheduler
+from app.security import Access, Guard
 from app.service import InferenceService
 from app.settings import Settings
-
-DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
-COVID-19 and Normal.
-
-**Research software, no medical device.** It must not be used to diagnose or to decide on treatment.
-It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
-them, and what it answers for such an X-ray means nothing: the shipped release calls 35% of 200
-X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
 def create_app(settings: Settings, new_engine: EngineFactory = create_engine) -> FastAPI:
@@ -31,7 +24,12 @@ def create_app(settings: Settings, new_engine: EngineFactory = create_engine) ->
     Args:
         settings: What the operator chose.
         new_engine: Makes an engine; tests give a fake one.
+
+    Raises:
+        AccessError: The API keys cannot be used, or there are none where there have to be.
     """
+    access = Access(settings.api_keys_file, settings.docs, settings.metrics)
+    access.check_address(settings.host, allow_anonymous=settings.allow_anonymous)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,9 +47,10 @@ def create_app(settings: Settings, new_engine: EngineFactory = create_engine) ->
     app.state.upload_limits = UploadLimits(
         settings.max_upload_bytes, settings.max_batch, settings.request_timeout_s
     )
-    app.include_router(v1)
+    app.include_router(v1, dependencies=access.schemes)
     app.include_router(health)
     add_error_handlers(app)
+    app.add_middleware(Guard, access=access)
     return app
 
 

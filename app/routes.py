@@ -1,10 +1,9 @@
 """HTTP in and out. Whatever is decided about an image is decided in `app.service`."""
 
 import asyncio
-import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -25,6 +24,7 @@ from app.errors import (
     Overloaded,
     PayloadTooLarge,
 )
+from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -34,14 +34,20 @@ from app.schemas import (
     ReleaseSchema,
     ReleasesSchema,
 )
+from app.security import HEADERS
 from app.service import InferenceService
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
+COVID-19 and Normal.
+
+**Research software, no medical device.** It must not be used to diagnose or to decide on treatment.
+It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
+them, and what it answers for such an X-ray means nothing: the shipped release calls 35% of 200
+X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 _MULTIPART = "multipart/form-data"
-_PROBLEM = "application/problem+json"
 _MAX_TEXT_BYTES = 1024
 
 
@@ -193,7 +199,7 @@ def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
-            "content": {_PROBLEM: {"schema": schema}},
+            "content": {MEDIA_TYPE: {"schema": schema}},
         }
         for status in statuses
     }
@@ -205,7 +211,7 @@ _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
 _ON_UPLOAD = _problems(400, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
-v1 = APIRouter(prefix="/v1")
+v1 = APIRouter(prefix="/v1", responses=_problems(401))
 
 
 @v1.post("/predictions", tags=["predictions"], openapi_extra=_ONE, responses=_ON_UPLOAD)
@@ -228,7 +234,7 @@ async def predict_batch(
     """Read several chest X-rays: for each, in the order sent, a prediction or a problem."""
     work = service.predict_batch(upload.files, upload.deadline)
     return [
-        _problem(item)
+        to_problem(item)
         if isinstance(item, CovidXrayError)
         else PredictionSchema.model_validate(item)
         for item in await _unless_disconnected(request, work)
@@ -285,37 +291,25 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(CovidXrayError)
     async def _known(_: Request, error: CovidXrayError) -> JSONResponse:
-        return _answer(_problem(error), _retry_after(error))
+        return answer(to_problem(error), _retry_after(error))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return _answer(Problem.of_status(error.status_code), error.headers)
+        return answer(Problem.of_status(error.status_code), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = first["loc"][-1]
-        return _answer(Problem.of(MalformedRequest(f"a valid {where}", "another value")))
+        return answer(Problem.of(MalformedRequest(f"a valid {where}", "another value")))
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
     @app.exception_handler(Exception)
-    async def _unknown(_: Request, __: Exception) -> JSONResponse:
-        return _answer(Problem.internal())
-
-
-def _problem(error: CovidXrayError) -> Problem:
-    problem = Problem.of(error)
-    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # its sender is told nothing of it
-        _log.error("A request failed.", exc_info=error)
-    return problem
-
-
-def _answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = problem.model_dump(exclude_none=True)
-    return JSONResponse(content, problem.status, dict(headers or {}), media_type=_PROBLEM)
+    async def _unknown(_: Request, __: Exception) -> JSONResponse:  # outside of all middleware
+        return answer(Problem.internal(), HEADERS)
 
 
 def _retry_after(error: CovidXrayError) -> dict[str, str]:

@@ -24,6 +24,25 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(
         default=8000, description="TCP port to listen on."
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File with a line for each API key that is accepted: its hash, as "
+        "`covid-xray key` prints it. It is read again when it changes. Where not set, everybody "
+        "may ask.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Serve without API keys although other machines can reach `host`.",
+    )
+    docs: Literal["open", "key", "off"] = Field(
+        default="open",
+        description="Who sees /docs and /openapi.json: everybody, who has an API key (a browser "
+        "asks for it as a password), or nobody.",
+    )
+    metrics: Literal["open", "key", "off"] = Field(
+        default="open",
+        description="Who sees /metrics: everybody, who has an API key, or nobody.",
+    )
     model_store: Path = Field(
         default=Path(__file__).parents[1] / "model_store",
         description="Folder of releases: <model_store>/<model_name>/<version>/.",
@@ -71,6 +90,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
+
+    @model_validator(mode="after")
+    def _what_needs_a_key_can_be_seen_with_one(self) -> Self:
+        if "key" in (self.docs, self.metrics) and self.api_keys_file is None:
+            raise ValueError("expected an api_keys_file for what needs a key; received none")
+        return self
 
     @model_validator(mode="after")
     def _a_batch_fits_the_queue(self) -> Self:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
-WEB_MODULES = {"main", "routes", "security", "observability"}
+WEB_MODULES = {"main", "problems", "routes", "security", "uploads", "observability"}
 
 # Which modules of app a module may import. What is not listed may import nothing of app.
 MAY_IMPORT = {
@@ -30,8 +30,10 @@ MAY_IMPORT = {
         "scheduler",
     },
     "schemas": {"errors", "registry", "release", "service"},
-    "routes": {"errors", "schemas", "service"},
-    "security": {"errors", "schemas", "service"},
+    "problems": {"errors", "schemas"},
+    "uploads": {"errors", "service"},
+    "routes": {"errors", "problems", "schemas", "security", "service", "uploads"},
+    "security": {"errors", "problems", "schemas"},
     "observability": {"errors", "schemas", "service"},
 }
 WIRING = {"main", "cli"}

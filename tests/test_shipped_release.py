@@ -10,9 +10,9 @@ import pytest
 from app import cli
 from app.engines import create_engine
 from app.imaging import decode, to_model_input
-from app.main import DESCRIPTION
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Release
+from app.routes import DESCRIPTION
 from tests import fakes
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
