@@ -5,6 +5,7 @@ CovidXrayError
 │   ├── MalformedRequest          malformed-request
 │   ├── Unauthorized              unauthorized
 │   ├── PayloadTooLarge           payload-too-large
+│   ├── UploadStalled             upload-stalled
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
@@ -67,6 +68,13 @@ class PayloadTooLarge(InputError):
 
     code = "payload-too-large"
     title = "The upload is too large"
+
+
+class UploadStalled(InputError):
+    """The upload stopped to arrive."""
+
+    code = "upload-stalled"
+    title = "The upload stopped to arrive"
 
 
 class UnsupportedImageType(InputError):

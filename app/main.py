@@ -3,7 +3,6 @@
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -11,11 +10,12 @@ from fastapi_offline import FastAPIOffline
 from app.engines import EngineFactory, available_cpus, create_engine
 from app.imaging import Limits
 from app.registry import Registry
-from app.routes import DESCRIPTION, UploadLimits, add_error_handlers, health, v1
+from app.routes import DOCUMENTATION, add_error_handlers, health, v1
 from app.scheduler import Scheduler
 from app.security import Access, Guard
 from app.service import InferenceService
 from app.settings import Settings
+from app.uploads import UploadLimits, UploadReader
 
 
 def create_app(settings: Settings, new_engine: EngineFactory = create_engine) -> FastAPI:
@@ -36,16 +36,15 @@ def create_app(settings: Settings, new_engine: EngineFactory = create_engine) ->
         async with open_service(settings, new_engine) as app.state.service:
             yield
 
-    app: FastAPI = FastAPIOffline(
-        title="COVID-19 chest X-ray inference",
-        version=version("covid-xray"),
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        redoc_url=None,
-        swagger_ui_parameters={"validatorUrl": None},  # which would be asked over the internet
-    )
-    app.state.upload_limits = UploadLimits(
-        settings.max_upload_bytes, settings.max_batch, settings.request_timeout_s
+    app: FastAPI = FastAPIOffline(lifespan=lifespan, **DOCUMENTATION)
+    app.state.uploads = UploadReader(
+        UploadLimits(
+            max_bytes=settings.max_upload_bytes,
+            max_batch=settings.max_batch,
+            timeout_s=settings.request_timeout_s,
+            idle_s=settings.upload_idle_timeout_s,
+            memory_bytes=settings.upload_memory_bytes,
+        )
     )
     app.include_router(v1, dependencies=access.schemes)
     app.include_router(health)

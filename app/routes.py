@@ -2,27 +2,22 @@
 
 import asyncio
 import math
-import time
-from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from app.errors import (
     CovidXrayError,
-    DeadlinePassed,
     MalformedRequest,
     NotReady,
     Overloaded,
-    PayloadTooLarge,
 )
 from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
@@ -36,6 +31,7 @@ from app.schemas import (
 )
 from app.security import HEADERS
 from app.service import InferenceService
+from app.uploads import MULTIPART, Upload, UploadReader
 
 T = TypeVar("T")
 
@@ -48,109 +44,22 @@ them, and what it answers for such an X-ray means nothing: the shipped release c
 X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 _MULTIPART = "multipart/form-data"
-_MAX_TEXT_BYTES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """What one request may bring.
-
-    Attributes:
-        max_bytes: Of its body.
-        max_batch: Files in a batch.
-        timeout_s: Seconds from its head to its answer.
-    """
-
-    max_bytes: int
-    max_batch: int
-    timeout_s: float
+async def _read_file(request: Request) -> AsyncIterator[Upload]:
+    async with _reader(request).read(request, "file", 1) as upload:
+        yield upload
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Upload:
-    """The files of a request, and when its answer must be ready (`time.monotonic`)."""
-
-    files: list[bytes]
-    deadline: float
+async def _read_batch(request: Request) -> AsyncIterator[Upload]:
+    reader = _reader(request)
+    async with reader.read(request, "files", reader.limits.max_batch) as upload:
+        yield upload
 
 
-class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, but no part of an upload ever goes to a temporary file."""
-
-    spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
-
-
-async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """Pass a body on, and stop as soon as it is known to be larger than the limit."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise _too_large(limit)
-        yield chunk
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"a body of at most {limit} bytes", "more")
-
-
-async def _read_upload(request: Request, field: str, most: int) -> Upload:
-    limits: UploadLimits = request.app.state.upload_limits
-    service: InferenceService = request.app.state.service
-    deadline = time.monotonic() + limits.timeout_s
-    service.scheduler.check_room()  # before megabytes are read in vain
-    try:
-        async with asyncio.timeout(limits.timeout_s):
-            return Upload(await _read_files(request, field, most, limits.max_bytes), deadline)
-    except TimeoutError as error:
-        raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
-
-
-async def _read_files(request: Request, field: str, most: int, max_bytes: int) -> list[bytes]:
-    """Read the files of a multipart form, all under one field name."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != _MULTIPART:
-        raise MalformedRequest(f"{_MULTIPART} with the field {field}", "another content type")
-    parser = _InMemoryParser(
-        request.headers,
-        _counted(request, max_bytes),
-        max_files=most,
-        max_fields=most,
-        max_part_size=_MAX_TEXT_BYTES,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        what = f"a well-formed form with at most {most} file(s) in the field {field}"
-        raise MalformedRequest(what, error.message.rstrip(".")) from error
-    try:
-        return [await upload.read() for upload in _uploads(form, field)]
-    finally:
-        await form.close()
-
-
-def _uploads(form: FormData, field: str) -> list[UploadFile]:
-    parts = form.multi_items()
-    named = [part for name, part in parts if name == field]
-    if not named or len(named) < len(parts):
-        received = f"{len(parts)} part(s), {len(named)} of them with that name"
-        raise MalformedRequest(f"a form with the field {field} and no other", received)
-    uploads = [part for part in named if isinstance(part, UploadFile)]
-    if len(uploads) < len(named):
-        raise MalformedRequest(f"a file, with a file name, in the field {field}", "a text")
-    return uploads
-
-
-async def _read_file(request: Request) -> Upload:
-    return await _read_upload(request, "file", 1)
-
-
-async def _read_batch(request: Request) -> Upload:
-    limits: UploadLimits = request.app.state.upload_limits
-    return await _read_upload(request, "files", limits.max_batch)
+def _reader(request: Request) -> UploadReader:
+    reader: UploadReader = request.app.state.uploads
+    return reader
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -183,14 +92,14 @@ def _service(request: Request) -> InferenceService:
 
 
 Service = Annotated[InferenceService, Depends(_service)]
-File = Annotated[Upload, Depends(_read_file)]
-Batch = Annotated[Upload, Depends(_read_batch)]
+File = Annotated[Upload, Depends(_read_file, scope="function")]
+Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Describe a form in OpenAPI; `format: binary` is what Swagger UI shows a file chooser for."""
     form = {"type": "object", "required": [field], "properties": {field: schema}}
-    return {"requestBody": {"required": True, "content": {_MULTIPART: {"schema": form}}}}
+    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}}
 
 
 def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
@@ -205,10 +114,18 @@ def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     }
 
 
+DOCUMENTATION: dict[str, Any] = {
+    "title": "COVID-19 chest X-ray inference",
+    "version": version("covid-xray"),
+    "description": DESCRIPTION,
+    "redoc_url": None,
+    "swagger_ui_parameters": {"validatorUrl": None},  # which would be asked over the internet
+}
+
 _BINARY = {"type": "string", "format": "binary"}
 _ONE = _form("file", {**_BINARY, "description": "A frontal chest X-ray, as PNG or JPEG."})
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
-_ON_UPLOAD = _problems(400, 413, 415, 422, 500, 503, 504)
+_ON_UPLOAD = _problems(400, 408, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
 v1 = APIRouter(prefix="/v1", responses=_problems(401))
@@ -226,7 +143,7 @@ async def predict(request: Request, service: Service, upload: File) -> Predictio
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=_problems(400, 413, 500, 503, 504),
+    responses=_problems(400, 408, 413, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch

@@ -70,6 +70,15 @@ class Settings(BaseSettings):
         default=64 * 2**20,
         description="Largest body of one request, in bytes, with all of its files.",
     )
+    upload_memory_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=256 * 2**20,
+        description="Bytes of uploads that are held in memory at once, over all requests; one that "
+        "would need more is answered with 503.",
+    )
+    upload_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0,
+        description="Seconds in which nothing of an upload arrives; after them it gets a 408.",
+    )
     max_pixels: Annotated[int, Field(ge=224 * 224)] = Field(
         default=64_000_000, description="Largest image that is decoded, width times height."
     )
@@ -95,6 +104,15 @@ class Settings(BaseSettings):
     def _what_needs_a_key_can_be_seen_with_one(self) -> Self:
         if "key" in (self.docs, self.metrics) and self.api_keys_file is None:
             raise ValueError("expected an api_keys_file for what needs a key; received none")
+        return self
+
+    @model_validator(mode="after")
+    def _an_upload_fits_the_memory(self) -> Self:
+        if self.upload_memory_bytes < self.max_upload_bytes:
+            raise ValueError(
+                f"expected upload_memory_bytes of at least max_upload_bytes "
+                f"({self.max_upload_bytes}); received {self.upload_memory_bytes}"
+            )
         return self
 
     @model_validator(mode="after")
