@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from app.registry import check_golden, open_servable
 from app.release import EngineName, Release
 from app.schemas import PredictionSchema, Problem
 from app.security import key_line, new_key
+from app.server import Protocol
 from app.service import InferenceService, Prediction
 from app.settings import Settings, SettingsInvalid, load_settings
 
@@ -107,6 +109,7 @@ async def _serve(settings: Settings) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        http=Protocol,
         ws="none",  # no route speaks it
         server_header=False,
         timeout_keep_alive=75,  # longer than clients and proxies keep theirs
@@ -185,6 +188,8 @@ def _configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Below this level they tell bytes of uploads.
     for name in ("python_multipart", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,7 +1,6 @@
 """A real `covid-xray serve` in a process of its own, on a free port."""
 
 import io
-import os
 import signal
 import socket
 import subprocess
@@ -21,17 +20,6 @@ import sys
 for name in ("tensorflow", "keras"):
     sys.modules[name] = None  # which makes its import fail
 """
-
-
-@pytest.fixture(scope="module")
-def server(tiny_store: Path) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("COVID_XRAY_")]:
-            patch.delenv(name)
-        server = Server({"model_store": str(tiny_store)})
-    yield server.wait_until_ready()
-    server.client.close()
-    server.stop()
 
 
 def test_an_xray_is_answered(server: Server) -> None:
