@@ -191,3 +191,18 @@ def gray_png(value: int = 200, height: int = 80, width: int = 100) -> bytes:
 def noise_png(side: int) -> bytes:
     """Write an image that does not compress: about `side` squared bytes."""
     return encode(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8))
+
+
+class IdleService:
+    """Stands for an application whose scheduler has always room."""
+
+    retry_after_s = 1.0
+
+    @property
+    def state(self) -> "IdleService":
+        return self
+
+    service = scheduler = state
+
+    def check_room(self) -> None:
+        pass
