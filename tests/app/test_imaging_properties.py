@@ -74,7 +74,8 @@ def test_16_bit_gray_keeps_its_order_and_its_brightest_half(samples: NDArray[np.
 @given(grays)
 def test_the_models_input_stays_within_the_images_values(pixels: NDArray[np.uint8]) -> None:
     image = to_model_input(pixels)
-    assert (image.shape, image.dtype) == ((SIZE, SIZE, 1), np.uint8)
+    assert image.shape == (SIZE, SIZE, 1)
+    assert image.dtype == np.uint8
     assert pixels.min() <= image.min() <= image.max() <= pixels.max()
 
 

@@ -1,6 +1,7 @@
 """The service against its own OpenAPI document: requests that are made up from it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import pytest
@@ -52,5 +53,7 @@ def app(app_of: Callable[..., FastAPI]) -> FastAPI:
 
 @schema.parametrize()
 @FEW
-def test_every_answer_is_one_that_openapi_describes(case: schemathesis.Case, app: FastAPI) -> None:
+def test_every_answer_is_one_that_openapi_describes(
+    case: schemathesis.Case[Any], app: FastAPI
+) -> None:
     case.call_and_validate(app=app, checks=CHECKS)
