@@ -7,6 +7,7 @@ Options of libFuzzer may follow, such as `-max_total_time=600`.
 
 import argparse
 import asyncio
+import logging
 import struct
 import sys
 import tempfile
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     arguments, options = parser.parse_known_args()
     target, seeds = TARGETS[arguments.target]
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as the service does
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds):
             Path(corpus, str(number)).write_bytes(seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.security import key_line, new_key
 from tests import fakes
 from tests.fakes import gray_png
 from tests.integration.server import Server, Start
@@ -93,6 +94,22 @@ def test_an_engine_that_is_missing_ends_in_one_sentence(
         "covid-xray: Expected the Python package tensorflow to be installed; "
         "received none that imports.\n"
     )
+
+
+def test_without_a_key_an_upload_is_refused_and_the_connection_goes_on(
+    start: Start, tiny_store: Path, tmp_path: Path
+) -> None:
+    key = new_key()
+    (tmp_path / "api_keys").write_text(key_line(key))
+    options = {"api_keys_file": tmp_path / "api_keys", "docs": "key", "host": "0.0.0.0"}  # noqa: S104 -- with keys
+    server = start(model_store=tiny_store, **options).wait_until_ready()
+    assert server.predict(fakes.noise_png(2300)).status_code == 401
+    assert server.client.get("/docs").status_code == 401
+    assert server.client.get("/docs", auth=("any", key)).status_code == 200
+    server.client.headers["x-api-key"] = key
+    assert server.predict(gray_png()).status_code == 200
+    _, log = server.stop()
+    assert key not in log
 
 
 def test_a_missing_release_ends_in_one_sentence(start: Start, tmp_path: Path) -> None:
