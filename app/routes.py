@@ -13,12 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.errors import (
-    CovidXrayError,
-    MalformedRequest,
-    NotReady,
-    Overloaded,
-)
+from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
@@ -42,8 +37,6 @@ COVID-19 and Normal.
 It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
 them, and what it answers for such an X-ray means nothing: the shipped release calls 35% of 200
 X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
-
-_MULTIPART = "multipart/form-data"
 
 
 async def _read_file(request: Request) -> AsyncIterator[Upload]:
