@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock test-container clean
+.PHONY: help serve test check format lock audit test-container clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -44,6 +44,10 @@ lock: | $(VENV)/bin/pip ## Lock versions after a change of pyproject.toml; UPGRA
 	$(RUN) uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
 	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i "s/ ; python_full_version < '3.14' and sys_platform == 'linux'$$//" constraints.txt
+
+audit: | $(VENV)/bin/pip ## Look for known weaknesses of all locked versions; asks pypi.org.
+	$(INSTALL) uv
+	$(RUN) uv tool run pip-audit --disable-pip --no-deps --strict --requirement constraints.txt
 
 clean: ## Remove everything that the other targets made, except runs and releases.
 	rm -rf $(VENV) .container .mypy_cache .pytest_cache .ruff_cache build ./*.egg-info

@@ -1,4 +1,4 @@
-"""`covid-xray serve`, `covid-xray predict FILES...` and `covid-xray verify PATH`."""
+"""`covid-xray serve`, `predict FILES...`, `verify PATH` and `key`."""
 
 import asyncio
 import json
@@ -18,6 +18,7 @@ from app.main import open_service
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
 from app.schemas import PredictionSchema, Problem
+from app.security import key_line, new_key
 from app.service import InferenceService, Prediction
 from app.settings import Settings, SettingsInvalid, load_settings
 
@@ -79,6 +80,22 @@ def verify(
     for name in _installed():
         for precision in manifest.precisions.get(name, ()):
             typer.echo(f"{name:<11} {precision:<4} {_try(release, name, precision)}")
+
+
+@cli.command()
+def key(
+    name: Annotated[
+        str, typer.Option(help="Whose it is, so that you know which line to remove.")
+    ] = "",
+) -> None:
+    """Make an API key: `covid-xray key --name pacs >> api_keys`.
+
+    Its hash, a line for COVID_XRAY_API_KEYS_FILE, goes to standard output; the key itself is shown
+    this once, on standard error, and kept nowhere.
+    """
+    made = new_key()
+    typer.echo(key_line(made, " ".join(name.split())))
+    typer.echo(f"The key, which is shown only now: {made}", err=True)
 
 
 def _stop(*_: object) -> None:

@@ -3,7 +3,9 @@
 CovidXrayError
 ├── InputError                    the sender can mend it
 │   ├── MalformedRequest          malformed-request
+│   ├── Unauthorized              unauthorized
 │   ├── PayloadTooLarge           payload-too-large
+│   ├── UploadStalled             upload-stalled
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
@@ -11,6 +13,9 @@ CovidXrayError
 ├── ReleaseError                  the operator can mend it
 │   ├── ReleaseNotFound           release-not-found
 │   └── ReleaseInvalid            release-invalid
+├── AccessError                   the operator can mend it
+│   ├── KeysInvalid               keys-invalid
+│   └── AnonymousAccess           anonymous-access            open to a network, without keys
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
@@ -52,11 +57,25 @@ class MalformedRequest(InputError):
     title = "The request is malformed"
 
 
+class Unauthorized(InputError):
+    """The request carries no API key, or one that is not accepted."""
+
+    code = "unauthorized"
+    title = "An API key is needed"
+
+
 class PayloadTooLarge(InputError):
     """The upload has more bytes than the service takes."""
 
     code = "payload-too-large"
     title = "The upload is too large"
+
+
+class UploadStalled(InputError):
+    """The upload stopped to arrive."""
+
+    code = "upload-stalled"
+    title = "The upload stopped to arrive"
 
 
 class UnsupportedImageType(InputError):
@@ -103,6 +122,24 @@ class ReleaseInvalid(ReleaseError):
 
     code = "release-invalid"
     title = "The release is invalid"
+
+
+class AccessError(CovidXrayError):
+    """The service cannot tell who may ask."""
+
+
+class KeysInvalid(AccessError):
+    """The file of API keys is not what it must be."""
+
+    code = "keys-invalid"
+    title = "The API keys are invalid"
+
+
+class AnonymousAccess(AccessError):
+    """The service would be open to a network, and nobody said that it should."""
+
+    code = "anonymous-access"
+    title = "Everybody could ask"
 
 
 class EngineError(CovidXrayError):

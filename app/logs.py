@@ -6,6 +6,7 @@ Everything logs by the standard library, uvicorn too; structlog only formats it.
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -30,6 +31,8 @@ def configure_logging(level: str, log_format: Format) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Below this level they tell bytes of uploads.
     for name in ("python_multipart", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)

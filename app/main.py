@@ -3,7 +3,6 @@
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -12,11 +11,13 @@ from app.engines import EngineFactory, EngineOptions, available_cpus, open_engin
 from app.imaging import Limits
 from app.observability import NO_OTHER_TELEMETRY, observe
 from app.registry import Registry
-from app.routes import DESCRIPTION, UploadLimits, add_error_handlers, health, v1
+from app.routes import DOCUMENTATION, add_routes
 from app.scheduler import Scheduler
+from app.security import Access, Guard
 from app.service import UNRECORDED, InferenceService, Recorder
 from app.settings import Settings
 from app.upkeep import kept_up
+from app.uploads import UploadLimits, UploadReader
 
 
 def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> FastAPI:
@@ -25,28 +26,29 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     Args:
         settings: What the operator chose.
         new_engine: Makes an engine; tests give a fake one.
+
+    Raises:
+        AccessError: The API keys cannot be used, or there are none where there have to be.
     """
+    access = Access(settings.api_keys_file, settings.docs, settings.metrics)
+    access.check_address(settings.host, allow_anonymous=settings.allow_anonymous)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_service(settings, new_engine, app.state.recorder) as app.state.service:
             yield
 
-    app: FastAPI = FastAPIOffline(
-        title="COVID-19 chest X-ray inference",
-        version=version("covid-xray"),
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        redoc_url=None,
-        swagger_ui_parameters={"validatorUrl": None},  # which would be asked over the internet
-        telemetry=NO_OTHER_TELEMETRY,
+    app: FastAPI = FastAPIOffline(lifespan=lifespan, telemetry=NO_OTHER_TELEMETRY, **DOCUMENTATION)
+    limits = UploadLimits(
+        max_bytes=settings.max_upload_bytes,
+        max_batch=settings.max_batch,
+        timeout_s=settings.request_timeout_s,
+        idle_s=settings.upload_idle_timeout_s,
+        memory_bytes=settings.upload_memory_bytes,
     )
-    app.state.upload_limits = UploadLimits(
-        settings.max_upload_bytes, settings.max_batch, settings.request_timeout_s
-    )
-    app.include_router(v1)
-    app.include_router(health)
-    add_error_handlers(app)
+    app.state.uploads = UploadReader(limits)
+    add_routes(app, access.schemes)
+    app.add_middleware(Guard, access=access)
     observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
     return app
 

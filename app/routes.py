@@ -1,31 +1,21 @@
 """HTTP in and out. Whatever is decided about an image is decided in `app.service`."""
 
 import asyncio
-import logging
 import math
-import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from app.errors import (
-    CovidXrayError,
-    DeadlinePassed,
-    MalformedRequest,
-    NotReady,
-    Overloaded,
-    PayloadTooLarge,
-)
+from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.observability import note_problem
+from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -35,7 +25,9 @@ from app.schemas import (
     ReleaseSchema,
     ReleasesSchema,
 )
+from app.security import HEADERS
 from app.service import InferenceService
+from app.uploads import MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
 
 T = TypeVar("T")
 
@@ -47,113 +39,21 @@ It knows two classes only: a pneumonia that is not COVID-19, and any other findi
 them, and what it answers for such an X-ray means nothing: the shipped release calls 35% of 200
 X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
-_log = logging.getLogger(__name__)
 
-_MULTIPART = "multipart/form-data"
-_PROBLEM = "application/problem+json"
-_MAX_TEXT_BYTES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """What one request may bring.
-
-    Attributes:
-        max_bytes: Of its body.
-        max_batch: Files in a batch.
-        timeout_s: Seconds from its head to its answer.
-    """
-
-    max_bytes: int
-    max_batch: int
-    timeout_s: float
+async def _read_file(request: Request) -> AsyncIterator[Upload]:
+    async with _reader(request).read(request, "file", 1) as upload:
+        yield upload
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Upload:
-    """The files of a request, and when its answer must be ready (`time.monotonic`)."""
-
-    files: list[bytes]
-    deadline: float
+async def _read_batch(request: Request) -> AsyncIterator[Upload]:
+    reader = _reader(request)
+    async with reader.read(request, "files", reader.limits.max_batch) as upload:
+        yield upload
 
 
-class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, but no part of an upload ever goes to a temporary file."""
-
-    spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
-
-
-async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """Pass a body on, and stop as soon as it is known to be larger than the limit."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise _too_large(limit)
-        yield chunk
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"a body of at most {limit} bytes", "more")
-
-
-async def _read_upload(request: Request, field: str, most: int) -> Upload:
-    limits: UploadLimits = request.app.state.upload_limits
-    service: InferenceService = request.app.state.service
-    deadline = time.monotonic() + limits.timeout_s
-    service.scheduler.check_room()  # before megabytes are read in vain
-    try:
-        async with asyncio.timeout(limits.timeout_s):
-            return Upload(await _read_files(request, field, most, limits.max_bytes), deadline)
-    except TimeoutError as error:
-        raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
-
-
-async def _read_files(request: Request, field: str, most: int, max_bytes: int) -> list[bytes]:
-    """Read the files of a multipart form, all under one field name."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != _MULTIPART:
-        raise MalformedRequest(f"{_MULTIPART} with the field {field}", "another content type")
-    parser = _InMemoryParser(
-        request.headers,
-        _counted(request, max_bytes),
-        max_files=most,
-        max_fields=most,
-        max_part_size=_MAX_TEXT_BYTES,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        what = f"a well-formed form with at most {most} file(s) in the field {field}"
-        raise MalformedRequest(what, error.message.rstrip(".")) from error
-    try:
-        return [await upload.read() for upload in _uploads(form, field)]
-    finally:
-        await form.close()
-
-
-def _uploads(form: FormData, field: str) -> list[UploadFile]:
-    parts = form.multi_items()
-    named = [part for name, part in parts if name == field]
-    if not named or len(named) < len(parts):
-        received = f"{len(parts)} part(s), {len(named)} of them with that name"
-        raise MalformedRequest(f"a form with the field {field} and no other", received)
-    uploads = [part for part in named if isinstance(part, UploadFile)]
-    if len(uploads) < len(named):
-        raise MalformedRequest(f"a file, with a file name, in the field {field}", "a text")
-    return uploads
-
-
-async def _read_file(request: Request) -> Upload:
-    return await _read_upload(request, "file", 1)
-
-
-async def _read_batch(request: Request) -> Upload:
-    limits: UploadLimits = request.app.state.upload_limits
-    return await _read_upload(request, "files", limits.max_batch)
+def _reader(request: Request) -> UploadReader:
+    reader: UploadReader = request.app.state.uploads
+    return reader
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -186,14 +86,21 @@ def _service(request: Request) -> InferenceService:
 
 
 Service = Annotated[InferenceService, Depends(_service)]
-File = Annotated[Upload, Depends(_read_file)]
-Batch = Annotated[Upload, Depends(_read_batch)]
+File = Annotated[Upload, Depends(_read_file, scope="function")]
+Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Describe a form in OpenAPI; `format: binary` is what Swagger UI shows a file chooser for."""
     form = {"type": "object", "required": [field], "properties": {field: schema}}
-    return {"requestBody": {"required": True, "content": {_MULTIPART: {"schema": form}}}}
+    timeout = {
+        "name": TIMEOUT_HEADER,
+        "in": "header",
+        "description": "Seconds in which the answer is of use; after them its work is dropped.",
+        "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
+    }
+    body = {"required": True, "content": {MULTIPART: {"schema": form}}}
+    return {"requestBody": body, "parameters": [timeout]}
 
 
 def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
@@ -202,19 +109,27 @@ def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
-            "content": {_PROBLEM: {"schema": schema}},
+            "content": {MEDIA_TYPE: {"schema": schema}},
         }
         for status in statuses
     }
 
 
+DOCUMENTATION: dict[str, Any] = {
+    "title": "COVID-19 chest X-ray inference",
+    "version": version("covid-xray"),
+    "description": DESCRIPTION,
+    "redoc_url": None,
+    "swagger_ui_parameters": {"validatorUrl": None},  # which would be asked over the internet
+}
+
 _BINARY = {"type": "string", "format": "binary"}
 _ONE = _form("file", {**_BINARY, "description": "A frontal chest X-ray, as PNG or JPEG."})
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
-_ON_UPLOAD = _problems(400, 413, 415, 422, 500, 503, 504)
+_ON_UPLOAD = _problems(400, 408, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
-v1 = APIRouter(prefix="/v1")
+v1 = APIRouter(prefix="/v1", responses=_problems(401))
 
 
 @v1.post("/predictions", tags=["predictions"], openapi_extra=_ONE, responses=_ON_UPLOAD)
@@ -229,7 +144,7 @@ async def predict(request: Request, service: Service, upload: File) -> Predictio
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=_problems(400, 413, 500, 503, 504),
+    responses=_problems(400, 408, 413, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch
@@ -237,7 +152,7 @@ async def predict_batch(
     """Read several chest X-rays: for each, in the order sent, a prediction or a problem."""
     work = service.predict_batch(upload.files, upload.deadline)
     return [
-        _problem(item)
+        to_problem(item)
         if isinstance(item, CovidXrayError)
         else PredictionSchema.model_validate(item)
         for item in await _unless_disconnected(request, work)
@@ -289,44 +204,38 @@ async def is_ready(service: Service) -> ReadySchema:
     return ReadySchema(name=manifest.name, version=manifest.version)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error with a problem."""
+def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
+    """Add all routes, and answer every error with a problem.
+
+    Args:
+        app: What gets them.
+        schemes: How a client of `/v1` may say who it is, for the documentation.
+    """
+    app.include_router(v1, dependencies=schemes)
+    app.include_router(health)
 
     @app.exception_handler(CovidXrayError)
     async def _known(_: Request, error: CovidXrayError) -> JSONResponse:
-        return _answer(_problem(error), _retry_after(error))
+        return answer(to_problem(error), _retry_after(error))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return _answer(Problem.of_status(error.status_code), error.headers)
+        return answer(Problem.of_status(error.status_code), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = first["loc"][-1]
-        return _answer(_problem(MalformedRequest(f"a valid {where}", "another value")))
+        return answer(to_problem(MalformedRequest(f"a valid {where}", "another value")))
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
     @app.exception_handler(Exception)
-    async def _unknown(_: Request, __: Exception) -> JSONResponse:
+    async def _unknown(_: Request, __: Exception) -> JSONResponse:  # outside of all middleware
         note_problem(CovidXrayError.code)
-        return _answer(Problem.internal())
-
-
-def _problem(error: CovidXrayError) -> Problem:
-    problem = Problem.of(error)
-    note_problem(problem.code)
-    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # its sender is told nothing of it
-        _log.error("A request failed.", exc_info=error)
-    return problem
-
-
-def _answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = problem.model_dump(exclude_none=True)
-    return JSONResponse(content, problem.status, dict(headers or {}), media_type=_PROBLEM)
+        return answer(Problem.internal(), HEADERS)
 
 
 def _retry_after(error: CovidXrayError) -> dict[str, str]:

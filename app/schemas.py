@@ -15,6 +15,8 @@ _TYPE_PREFIX = "urn:covid-xray:problem:"
 
 _STATUS = {
     "malformed-request": HTTPStatus.BAD_REQUEST,
+    "unauthorized": HTTPStatus.UNAUTHORIZED,
+    "upload-stalled": HTTPStatus.REQUEST_TIMEOUT,
     "payload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unsupported-image-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "unreadable-image": HTTPStatus.UNPROCESSABLE_ENTITY,

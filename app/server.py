@@ -5,6 +5,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.connections import Protocol
 from app.main import create_app
 from app.service import InferenceService
 from app.settings import Settings
@@ -57,6 +58,8 @@ def run(settings: Settings) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        http=Protocol,
+        ws="none",  # no route speaks it
         server_header=False,
         timeout_keep_alive=75,  # longer than clients and proxies keep theirs
         timeout_graceful_shutdown=settings.shutdown_timeout_s,

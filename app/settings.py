@@ -24,6 +24,25 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(
         default=8000, description="TCP port to listen on."
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File with a line for each API key that is accepted: its hash, as "
+        "`covid-xray key` prints it. It is read again when it changes. Where not set, everybody "
+        "may ask.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Serve without API keys although other machines can reach `host`.",
+    )
+    docs: Literal["open", "key", "off"] = Field(
+        default="open",
+        description="Who sees /docs and /openapi.json: everybody, who has an API key (a browser "
+        "asks for it as a password), or nobody.",
+    )
+    metrics: Literal["open", "key", "off"] = Field(
+        default="open",
+        description="Who sees /metrics: everybody, who has an API key, or nobody.",
+    )
     model_store: Path = Field(
         default=Path(__file__).parents[1] / "model_store",
         description="Folder of releases: <model_store>/<model_name>/<version>/.",
@@ -60,6 +79,15 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=64 * 2**20,
         description="Largest body of one request, in bytes, with all of its files.",
+    )
+    upload_memory_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=256 * 2**20,
+        description="Bytes of uploads that are held in memory at once, over all requests; one that "
+        "would need more is answered with 503.",
+    )
+    upload_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0,
+        description="Seconds in which nothing of an upload arrives; after them it gets a 408.",
     )
     max_pixels: Annotated[int, Field(ge=224 * 224)] = Field(
         default=64_000_000, description="Largest image that is decoded, width times height."
@@ -100,9 +128,21 @@ class Settings(BaseSettings):
         default="json",
         description="How the service writes its log: a JSON object a line, or text for a person.",
     )
-    metrics: Literal["open", "off"] = Field(
-        default="open", description="Who sees /metrics: everybody or nobody."
-    )
+
+    @model_validator(mode="after")
+    def _what_needs_a_key_can_be_seen_with_one(self) -> Self:
+        if "key" in (self.docs, self.metrics) and self.api_keys_file is None:
+            raise ValueError("expected an api_keys_file for what needs a key; received none")
+        return self
+
+    @model_validator(mode="after")
+    def _an_upload_fits_the_memory(self) -> Self:
+        if self.upload_memory_bytes < self.max_upload_bytes:
+            raise ValueError(
+                f"expected upload_memory_bytes of at least max_upload_bytes "
+                f"({self.max_upload_bytes}); received {self.upload_memory_bytes}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_batch_fits_the_queue(self) -> Self:

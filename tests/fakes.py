@@ -4,13 +4,11 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -195,39 +193,16 @@ def noise_png(side: int) -> bytes:
     return encode(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8))
 
 
-def multipart(content: bytes, name: str = "upload") -> tuple[bytes, dict[str, str]]:
-    """Write a form with a file: its body, and its headers."""
-    request = httpx.Request("POST", "http://test", files={"file": (name, content)})
-    return request.read(), {"content-type": request.headers["content-type"]}
+class IdleService:
+    """Stands for an application whose scheduler has always room."""
 
+    retry_after_s = 1.0
 
-class Leaver:
-    """A client of an ASGI application that sends a form, and leaves before it is answered.
+    @property
+    def state(self) -> "IdleService":
+        return self
 
-    Args:
-        path: That it asks for.
-        body: The form.
-        headers: The form's.
-    """
+    service = scheduler = state
 
-    def __init__(self, path: str, body: bytes, headers: dict[str, str]) -> None:
-        self._messages: Iterator[dict[str, Any]] = iter(
-            [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
-        )
-        self.scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
-        }
-
-    async def receive(self) -> dict[str, Any]:
-        return next(self._messages)
-
-    async def send(self, message: object) -> None:
-        """Read nothing."""
+    def check_room(self) -> None:
+        pass

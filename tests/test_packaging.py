@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -187,6 +188,18 @@ def test_compose_publishes_on_this_machine_only(name: str) -> None:
 
 def test_compose_publishes_nothing_of_training() -> None:
     assert "ports" not in compose.read_service("training")
+
+
+def test_compose_serves_without_keys_only_because_it_publishes_on_this_machine() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    environment = compose.read_service()["environment"]
+    assert environment["COVID_XRAY_ALLOW_ANONYMOUS"] == "${COVID_XRAY_ALLOW_ANONYMOUS:-true}"
+    assert "ALLOW_ANONYMOUS" not in stages()["service"]
+    keyed = text.replace("# COVID_XRAY_API", "COVID_XRAY_API").replace("# secrets:", "secrets:")
+    service = yaml.safe_load(keyed)["services"]["service"]
+    (secret,) = service["secrets"]
+    assert yaml.safe_load(keyed)["secrets"].keys() == {secret}
+    assert service["environment"]["COVID_XRAY_API_KEYS_FILE"] == f"/run/secrets/{secret}"
 
 
 def test_compose_starts_training_only_when_asked_and_cannot_change_its_data() -> None:

@@ -2,14 +2,16 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import UnreadableImage, UnsupportedImage, UnsupportedImageType
 from app.imaging.contract import Pixels
 from app.imaging.radiograph import ImageWarning, Radiograph
+from app.imaging.structure import count_passes
 
 _READ = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _KNOWN_BUT_NOT_READ = {
@@ -29,6 +31,16 @@ SAMPLE_BITS = 16
 
 # `Limits` takes the place of Pillow's own guard, which would write a warning to the log.
 Image.MAX_IMAGE_PIXELS = None
+
+# Texts beside the pixels are no use here, but Pillow unpacks and keeps them: each up to its own
+# limit of 1 MiB (as color profiles), and all together up to this one, by default 64 MiB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+
+_STRIP_PIXELS = 2**20
+"""Reduced to gray at once. Of a large image this saves several copies in more than one channel."""
+
+_MAX_PASSES = 16
+"""Times `Limits.max_pixels`, over all scans of a progressive JPEG, which has about 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +72,15 @@ def decode(data: bytes, limits: Limits | None = None) -> Radiograph:
     Raises:
         UnsupportedImageType: The bytes begin like neither PNG nor JPEG.
         UnreadableImage: The file is empty, truncated or corrupt.
-        UnsupportedImage: It is intact, but animated, too large or too small.
+        UnsupportedImage: It is intact, but animated, too large, too small or too fragmented.
     """
     kind = _sniff(data)
+    passes = count_passes(data, kind)
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            _check(image, limits or Limits())
-            pixels, warnings = _to_gray(ImageOps.exif_transpose(image))
+            _check(image, passes, limits or Limits())
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels, warnings = _to_gray(image)
     except UnsupportedImage:
         raise
     except Exception as error:  # decoders raise almost anything when fed with broken bytes
@@ -92,7 +106,7 @@ def _describe(data: bytes) -> str:
     return f"{len(data)} bytes of no known image type"
 
 
-def _check(image: Image.Image, limits: Limits) -> None:
+def _check(image: Image.Image, passes: int, limits: Limits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise UnsupportedImage(
@@ -103,6 +117,8 @@ def _check(image: Image.Image, limits: Limits) -> None:
             f"an image of at least {limits.min_side} x {limits.min_side} pixels",
             f"{width} x {height}",
         )
+    if passes * width * height > _MAX_PASSES * limits.max_pixels:
+        raise UnsupportedImage("a progressive JPEG of about 10 scans", f"{passes} of them")
     if image.format == "PNG" and getattr(image, "is_animated", False):
         raise UnsupportedImage("a single image", "an animated PNG")
 
@@ -110,19 +126,37 @@ def _check(image: Image.Image, limits: Limits) -> None:
 def _to_gray(image: Image.Image) -> tuple[Pixels, tuple[ImageWarning, ...]]:
     if image.mode.startswith("I"):
         return _scale_16_bit(np.asarray(image))
+    pixels = np.empty((image.height, image.width), np.uint8)
+    for rows in _strips(pixels):
+        strip = image.crop((0, rows.start, image.width, rows.stop))
+        pixels[rows] = np.asarray(_strip_to_gray(strip))
+    return pixels, ()
+
+
+def _strips(pixels: np.ndarray) -> Iterator[slice]:
+    """Divide an image, `[height, width]`, into its strips of rows."""
+    height, width = pixels.shape
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
+
+
+def _strip_to_gray(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     elif image.mode == "P":
         image = image.convert("RGB")
-    return np.asarray(image.convert("L")), ()
+    return image.convert("L")
 
 
 def _scale_16_bit(samples: np.ndarray) -> tuple[Pixels, tuple[ImageWarning, ...]]:
     bits = max(8, int(samples.max()).bit_length())
     white = (1 << bits) - 1
-    pixels = ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    pixels = np.empty(samples.shape, np.uint8)
+    for rows in _strips(samples):
+        pixels[rows] = (samples[rows].astype(np.uint32) * 255 + white // 2) // white
     if bits == SAMPLE_BITS:
         return pixels, ()
     detail = f"A 16-bit image that uses {bits} bits only; it was scaled by these."

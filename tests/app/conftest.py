@@ -1,7 +1,5 @@
-"""An application around a fake engine, and a client for it."""
-
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -11,9 +9,8 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 from tests import fakes
+from tests.app.calls import Open
 from tests.fakes import FakeEngine
-
-Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture
@@ -26,7 +23,8 @@ def engine() -> Iterator[FakeEngine]:
 @pytest.fixture
 def app_of(tmp_path: Path, engine: FakeEngine) -> Callable[..., FastAPI]:
     def app_of(**settings: object) -> FastAPI:
-        fakes.write_fake_release(tmp_path)
+        if not (tmp_path / fakes.NAME).exists():
+            fakes.write_fake_release(tmp_path)
         chosen = {"model_store": tmp_path, "threads": 1, "max_upload_bytes": 2_000_000, **settings}
         return create_app(Settings.model_validate(chosen), fakes.factory(engine))
 

@@ -8,6 +8,7 @@ import pytest
 
 from app import cli
 from app.release import MANIFEST
+from app.security import ApiKeys
 from tests import fakes
 from tests.fakes import gray_png
 
@@ -110,6 +111,27 @@ def test_predict_without_a_release_ends_in_one_sentence(
     code, _, err = run("predict", tmp_path / "any.png")
     assert code == 1
     assert is_one_sentence(err)
+
+
+def test_a_new_key_is_shown_once_beside_the_line_that_accepts_it(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("key", "--name", "the  ward\n2")
+    assert code == 0
+    assert re.fullmatch(r"sha256:[0-9a-f]{64} the ward 2\n", out)
+    (tmp_path / "api_keys").write_text(out)
+    (key,) = re.findall(r"cxr_\S+", err)
+    assert ApiKeys(tmp_path / "api_keys").accept(key)
+    assert key not in out
+    assert run("key")[1] != out
+
+
+def test_to_serve_other_machines_without_keys_ends_in_one_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVID_XRAY_HOST", "0.0.0.0")  # noqa: S104 -- refused
+    code, _, err = run("serve")
+    assert code == 1
+    assert is_one_sentence(err)
+    assert "COVID_XRAY_API_KEYS_FILE" in err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from app import observability
 from app.logs import make_formatter
 from app.metrics import Metrics
 from tests import fakes
-from tests.fakes import FakeEngine, Leaver, gray_png, multipart
+from tests.app.calls import Leaver, multipart
+from tests.fakes import FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
 

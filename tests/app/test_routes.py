@@ -1,9 +1,7 @@
 import asyncio
 import io
 import json
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -14,25 +12,18 @@ from fastapi import FastAPI
 from PIL import Image
 
 from tests import fakes
-from tests.fakes import FakeEngine, Leaver, gray_png, multipart
+from tests.app.calls import (
+    BATCH,
+    HEATMAPS,
+    PREDICTIONS,
+    Leaver,
+    Open,
+    check_problem,
+    multipart,
+)
+from tests.fakes import FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
-
-Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-
-PREDICTIONS = "/v1/predictions"
-BATCH = "/v1/predictions/batch"
-HEATMAPS = "/v1/heatmaps"
-
-
-def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert (response.status_code, problem["status"], problem["code"]) == (status, status, code)
-    assert problem["type"] in (f"urn:covid-xray:problem:{code}", "about:blank")
-    assert problem["title"]
-    assert problem["detail"]
-    return problem
 
 
 # --- answers
@@ -201,80 +192,6 @@ async def test_every_other_error_is_a_problem_too(
 
 async def test_a_method_that_is_not_allowed_is_told_which_is(client: httpx.AsyncClient) -> None:
     assert (await client.put(PREDICTIONS)).headers["allow"] == "POST"
-
-
-# --- size
-
-
-class Body:
-    """A body that arrives in chunks, and knows how much of it was asked for."""
-
-    def __init__(self, content: bytes, chunk: int = 50_000) -> None:
-        self._content = content
-        self._chunk = chunk
-        self.sent = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for at in range(0, len(self._content), self._chunk):
-            part = self._content[at : at + self._chunk]
-            self.sent += len(part)
-            yield part
-
-
-async def test_an_announced_length_above_the_limit_is_refused_before_anything_is_read(
-    client: httpx.AsyncClient,
-) -> None:
-    content, headers = multipart(bytes(2_000_000))
-    body = Body(content)
-    headers["content-length"] = str(len(content))
-    response = await client.post(PREDICTIONS, content=aiter(body), headers=headers)
-    check_problem(response, 413, "payload-too-large")
-    assert body.sent == 0
-
-
-@pytest.mark.parametrize("length", [None, "10", "none"])
-async def test_a_body_without_a_true_length_is_counted_while_it_streams(
-    client: httpx.AsyncClient, length: str | None
-) -> None:
-    content, headers = multipart(bytes(6_000_000))
-    body = Body(content)
-    if length is not None:
-        headers["content-length"] = length
-    response = await client.post(PREDICTIONS, content=aiter(body), headers=headers)
-    check_problem(response, 413, "payload-too-large")
-    assert body.sent <= 2_050_000
-
-
-async def test_a_body_of_just_the_limit_is_read(opened: Open) -> None:
-    content, headers = multipart(fakes.noise_png(1100))
-    async with opened(max_upload_bytes=len(content)) as client:
-        response = await client.post(PREDICTIONS, content=content, headers=headers)
-    assert response.status_code == 200
-
-
-async def test_a_large_upload_makes_no_temporary_file(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a temporary file was made")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # what a spooled file rolls over to
-    content = fakes.noise_png(1300)
-    assert len(content) > 2**20
-    response = await client.post(PREDICTIONS, files={"file": content})
-    assert response.status_code == 200
-
-
-async def test_an_upload_that_does_not_arrive_in_time_is_ended(opened: Open) -> None:
-    content, headers = multipart(gray_png())
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield content[:100]
-        await asyncio.sleep(30)
-
-    async with opened(request_timeout_s=0.05) as client:
-        response = await client.post(PREDICTIONS, content=slow(), headers=headers)
-    check_problem(response, 504, "deadline-passed")
 
 
 # --- load and failure

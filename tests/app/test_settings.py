@@ -57,6 +57,19 @@ def test_a_queue_that_no_batch_fits_in_is_refused(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["DOCS", "METRICS"])
+def test_what_needs_a_key_needs_a_file_of_keys(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"COVID_XRAY_{name}", "key")
+    with pytest.raises(SettingsInvalid, match="api_keys_file"):
+        load_settings()
+
+
+def test_a_memory_that_no_upload_fits_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_UPLOAD_MEMORY_BYTES", "2000")
+    with pytest.raises(SettingsInvalid, match=r"at least max_upload_bytes .*; received 2000"):
+        load_settings()
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1

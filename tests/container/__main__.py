@@ -65,6 +65,7 @@ def check_container(engine: engines.Engine, store: Path) -> None:
         *compose.restrictions(compose.read_service()),
         *engine.run_arguments(port),
         *([] if store == STORE else [f"--volume={store}:/app/model_store:ro"]),
+        "--env=COVID_XRAY_ALLOW_ANONYMOUS=true",  # as compose: only this machine reaches it
         "--env=COVID_XRAY_ACCEPTANCE=warn",  # a drawn chest has to be answered, too
     ]
     with engines.running(engine, arguments) as container:

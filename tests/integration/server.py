@@ -15,18 +15,27 @@ Start = Callable[..., "Server"]
 
 
 class Server:
-    """A server process and a client for it."""
+    """A server process and a client for it.
+
+    Args:
+        environment: Settings; `path` is where it looks for modules, and `home`, where given, the
+            folder in which alone it has a reason to write.
+    """
 
     def __init__(self, environment: dict[str, str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        home = environment.pop("home", None)
+        places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), home) if home else {}
         settings = {f"COVID_XRAY_{key.upper()}": value for key, value in environment.items()}
         self.process = subprocess.Popen(
             SERVE,
             env=os.environ
             | {"COVID_XRAY_PORT": str(port), "PYTHONPATH": settings.pop("COVID_XRAY_PATH", "")}
-            | settings,
+            | settings
+            | places,
+            cwd=home,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 
+from app.security import key_line, new_key
 from tests import fakes
 from tests.fakes import gray_png
 from tests.integration.server import Server, Start
@@ -25,17 +25,6 @@ import sys
 for name in ("tensorflow", "keras"):
     sys.modules[name] = None  # which makes its import fail
 """
-
-
-@pytest.fixture(scope="module")
-def server(tiny_store: Path) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("COVID_XRAY_")]:
-            patch.delenv(name)
-        server = Server({"model_store": str(tiny_store)})
-    yield server.wait_until_ready()
-    server.client.close()
-    server.stop()
 
 
 def test_an_xray_is_answered(server: Server) -> None:
@@ -181,6 +170,22 @@ def test_a_collector_of_spans_without_what_sends_to_it_ends_in_one_sentence(
     assert code == 1
     assert log.count("\n") == 1
     assert log.startswith("covid-xray: Expected the extra otel to be installed")
+
+
+def test_without_a_key_an_upload_is_refused_and_the_connection_goes_on(
+    start: Start, tiny_store: Path, tmp_path: Path
+) -> None:
+    key = new_key()
+    (tmp_path / "api_keys").write_text(key_line(key))
+    options = {"api_keys_file": tmp_path / "api_keys", "docs": "key", "host": "0.0.0.0"}  # noqa: S104 -- with keys
+    server = start(model_store=tiny_store, **options).wait_until_ready()
+    assert server.predict(fakes.noise_png(2300)).status_code == 401
+    assert server.client.get("/docs").status_code == 401
+    assert server.client.get("/docs", auth=("any", key)).status_code == 200
+    server.client.headers["x-api-key"] = key
+    assert server.predict(gray_png()).status_code == 200
+    _, log = server.stop()
+    assert key not in log
 
 
 def test_a_missing_release_ends_in_one_sentence(start: Start, tmp_path: Path) -> None:

@@ -1,0 +1,280 @@
+"""Who may ask, and what every answer tells a browser to refrain from."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import re
+import secrets
+from collections.abc import MutableMapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import Depends, params
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import AnonymousAccess, KeysInvalid, Unauthorized
+from app.problems import answer, to_problem
+from app.schemas import Problem
+
+Exposure = Literal["open", "key", "off"]
+"""Whether a page answers everybody, who has a key, or nobody."""
+
+_log = logging.getLogger(__name__)
+
+_KEY_BYTES = 32
+_PREFIX = "cxr_"  # lets a scanner for leaked credentials tell what it found
+_LINE = re.compile(r"sha256:([0-9a-f]{64})(?:\s+\S.*)?")
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""Of every answer: JSON, problems and pictures are neither rendered as a page nor kept."""
+
+# Swagger UI starts by an inline script; nothing in its page comes from a request. It shows a
+# heatmap from a blob, and its icons from data.
+_DOCS_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+
+_HEALTH = ("/health/",)
+_METRICS = ("/metrics",)
+_DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
+
+_SCHEMES = (
+    APIKeyHeader(name="X-API-Key", scheme_name="API key", auto_error=False),
+    HTTPBearer(scheme_name="Bearer", description="The same key.", auto_error=False),
+)
+
+
+def new_key() -> str:
+    """Make an API key of 256 random bits, as letters, digits, `-` and `_`."""
+    return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+
+
+def key_line(key: str, name: str = "") -> str:
+    """Write a key's line of the file of keys: its hash, and whose it is.
+
+    A plain SHA-256 is enough: a slow hash protects passwords, which can be guessed, but nobody can
+    try 2²⁵⁶ keys.
+    """
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()} {name}".rstrip()
+
+
+class ApiKeys:
+    """The keys that are accepted, by their hashes, from a file that may change at any time.
+
+    A line is what `key_line` writes; empty lines and lines with `#` in front are passed over. A
+    file that cannot be used any more leaves the keys as they are, and is logged as an error.
+
+    Args:
+        path: The file.
+
+    Raises:
+        KeysInvalid: It cannot be read, a line of it is no hash, or it has none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self._digests = _read(path)
+
+    def accept(self, key: str) -> bool:
+        """Tell whether a key is one of them, in a time that tells nothing of how near it was."""
+        self._refresh()
+        digest = hashlib.sha256(key.encode()).digest()
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+    def _refresh(self) -> None:
+        stamp = _stamp(self._path)  # one call of the system: cheaper than to hash the key
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._digests = _read(self._path)
+        except KeysInvalid as error:
+            _log.error("The API keys stay as they were: %s", error)
+        else:
+            _log.info("%d API key(s) are accepted now.", len(self._digests))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _read(path: Path) -> list[bytes]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no text"
+        raise KeysInvalid(f"a file of API key hashes at {path}", reason) from error
+    digests = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:  # what it holds is not told: it may be a key by mistake
+            raise KeysInvalid("lines of `sha256:HASH NAME` only", f"another in line {number}")
+        digests.append(bytes.fromhex(match[1]))
+    if not digests:
+        raise KeysInvalid(f"at least one API key hash in {path}", "none")
+    return digests
+
+
+class Access:
+    """Who may ask for what. Health is open; what has no rule of its own needs a key.
+
+    Args:
+        keys_file: The hashes of the keys; without it everybody may ask.
+        docs: Exposure of Swagger UI and the OpenAPI document.
+        metrics: Exposure of the metrics.
+
+    Raises:
+        KeysInvalid: The file cannot be used.
+    """
+
+    def __init__(self, keys_file: Path | None, docs: Exposure, metrics: Exposure) -> None:
+        self._keys = ApiKeys(keys_file) if keys_file else None
+        self._docs = docs
+        self._metrics = metrics
+
+    @property
+    def schemes(self) -> Sequence[params.Depends]:
+        """What tells OpenAPI of the keys; they are asked for by `Guard`, before any route is."""
+        return [Depends(scheme) for scheme in _SCHEMES] if self._keys else []
+
+    def check_address(self, host: str, *, allow_anonymous: bool) -> None:
+        """Refuse to be open to a network by mistake.
+
+        Raises:
+            AnonymousAccess: There are no keys, and others than this machine can reach `host`.
+        """
+        if self._keys or allow_anonymous or _is_loopback(host):
+            return
+        raise AnonymousAccess(
+            "COVID_XRAY_API_KEYS_FILE, or COVID_XRAY_ALLOW_ANONYMOUS=true, for an address that "
+            "other machines can reach",
+            f"neither for {host}",
+        )
+
+    def check(self, path: str, headers: Headers) -> Problem | None:
+        """Tell why a request is refused, if it is."""
+        exposure = self._exposure(path)
+        if exposure == "off":
+            return Problem.of_status(HTTPStatus.NOT_FOUND)
+        if exposure == "open" or self._keys is None:
+            return None
+        key = _presented(headers, basic=is_docs(path))
+        if key is not None and self._keys.accept(key):
+            return None
+        received = "none" if key is None else "another one"
+        return to_problem(Unauthorized("an API key of this service", received))
+
+    def _exposure(self, path: str) -> Exposure:
+        if path.startswith(_HEALTH):
+            return "open"
+        if path.startswith(_METRICS):
+            return self._metrics
+        return self._docs if is_docs(path) else "key"
+
+
+def is_docs(path: str) -> bool:
+    """Tell whether a path belongs to Swagger UI."""
+    return path.startswith(_DOCS)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _presented(headers: Headers, *, basic: bool) -> str | None:
+    """Find the key in a request's headers.
+
+    Args:
+        headers: Of the request.
+        basic: Take it as the password of HTTP Basic, too: all that a browser can send for a page.
+            Elsewhere this would let any other page ask with the key that the browser keeps.
+    """
+    if "x-api-key" in headers:
+        return headers["x-api-key"].strip()
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if basic and scheme.lower() == "basic":
+        return _password(value.strip())
+    return None
+
+
+def _password(value: str) -> str | None:
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return None
+
+
+class Guard:
+    """Refuses who may not ask before anything of the body is read, and adds the headers.
+
+    Args:
+        app: What is guarded.
+        access: Who may ask.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, after ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        app = self._refusal(path, Headers(scope=scope)) or self._app
+        await app(scope, receive, _with_headers(send, path))
+
+    def _refusal(self, path: str, headers: Headers) -> ASGIApp | None:
+        problem = self._access.check(path, headers)
+        if problem is None:
+            return None
+        challenge = 'Basic realm="covid-xray"' if is_docs(path) else 'Bearer realm="covid-xray"'
+        refused = problem.status == HTTPStatus.UNAUTHORIZED
+        return answer(problem, {"WWW-Authenticate": challenge} if refused else {})
+
+
+def _with_headers(send: Send, path: str) -> Send:
+    headers = HEADERS | _DOCS_HEADERS if is_docs(path) else HEADERS
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            _set_defaults(message, headers)
+        await send(message)
+
+    return send_with_headers
+
+
+def _set_defaults(message: MutableMapping[str, Any], headers: dict[str, str]) -> None:
+    present = MutableHeaders(scope=message)
+    for name, value in headers.items():
+        present.setdefault(name, value)

@@ -1,0 +1,240 @@
+"""The files of a request: in memory only, and never more of them than the service can hold."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.errors import (
+    DeadlinePassed,
+    MalformedRequest,
+    Overloaded,
+    PayloadTooLarge,
+    UploadStalled,
+)
+from app.service import InferenceService
+
+MULTIPART = "multipart/form-data"
+TIMEOUT_HEADER = "X-Request-Timeout"
+SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
+"""What the header holds, as a regular expression."""
+_MAX_TEXT_BYTES = 1024
+_MAX_DIGITS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What one request may bring, and all together.
+
+    Attributes:
+        max_bytes: Of its body.
+        max_batch: Files in a batch.
+        timeout_s: Seconds from its head to its answer.
+        idle_s: Seconds between two pieces of its body.
+        memory_bytes: Of all bodies that are held at once.
+    """
+
+    max_bytes: int
+    max_batch: int
+    timeout_s: float
+    idle_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """The files of a request, and when its answer must be ready (`time.monotonic`)."""
+
+    files: list[bytes]
+    deadline: float
+
+
+class UploadMemory:
+    """The bytes of uploads that are held now, from their arrival to their answer.
+
+    Args:
+        limit: Of them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def check_room(self, count: int, retry_after_s: float) -> None:
+        """Tell whether so many bytes more can be held.
+
+        Raises:
+            Overloaded: They cannot.
+        """
+        if self.held + count > self._limit:
+            raise Overloaded(
+                f"uploads of at most {self._limit} bytes at once",
+                "more",
+                retry_after_s=retry_after_s,
+            )
+
+    def hold(self, count: int) -> None:
+        """Count bytes that came, or with a negative number those that are let go."""
+        self.held += count
+
+
+class UploadReader:
+    """Reads the uploads of all requests.
+
+    Args:
+        limits: What they may bring.
+    """
+
+    def __init__(self, limits: UploadLimits) -> None:
+        self.limits = limits
+        self.memory = UploadMemory(limits.memory_bytes)
+
+    @asynccontextmanager
+    async def read(self, request: Request, field: str, most: int) -> AsyncIterator[Upload]:
+        """Read the files of a multipart form, and count them until they are no more needed.
+
+        Args:
+            request: Whose body is read.
+            field: The name that all files have.
+            most: How many there may be.
+
+        Raises:
+            InputError: The form is malformed or too large, or stopped to arrive.
+            CapacityError: There is no place or no memory for it, or its deadline passed.
+        """
+        service: InferenceService = request.app.state.service
+        timeout_s = _timeout_s(request, self.limits.timeout_s)
+        deadline = time.monotonic() + timeout_s
+        service.scheduler.check_room()  # before megabytes are read in vain
+        body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
+        try:
+            body.check_announced()
+            async with _deadline(timeout_s):
+                files = await _read_files(request, body, field, most)
+            yield Upload(files, deadline)
+        finally:
+            self.memory.hold(-body.received)
+
+
+def _timeout_s(request: Request, most: float) -> float:
+    """Read how many seconds the client gives its request; the service's own limit holds too."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return most
+    if not re.fullmatch(SECONDS, text) or float(text) == 0:
+        raise MalformedRequest(
+            f"seconds in {TIMEOUT_HEADER}, such as 2.5", f"{len(text)} characters of another form"
+        )
+    return min(float(text), most)
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
+
+
+class _Body:
+    """A request's body, counted while it arrives; reading stops as soon as it is too much."""
+
+    def __init__(
+        self, request: Request, limits: UploadLimits, memory: UploadMemory, retry_after_s: float
+    ) -> None:
+        self._request = request
+        self._limits = limits
+        self._memory = memory
+        self._retry_after_s = retry_after_s
+        self.received = 0
+
+    def check_announced(self) -> None:
+        """Refuse what is known to be too much before any of it is read."""
+        length = self._request.headers.get("content-length", "")
+        if not length.isdecimal():
+            return
+        announced = int(length[:_MAX_DIGITS])  # a number of more digits is not less
+        self._check_size(announced)
+        self._memory.check_room(announced, self._retry_after_s)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Pass the body on."""
+        stream = self._request.stream()
+        while (chunk := await self._next(stream)) is not None:
+            self._check_size(self.received + len(chunk))
+            self._memory.check_room(len(chunk), self._retry_after_s)
+            self._memory.hold(len(chunk))
+            self.received += len(chunk)
+            yield chunk
+
+    async def _next(self, stream: AsyncGenerator[bytes, None]) -> bytes | None:
+        idle_s = self._limits.idle_s
+        try:
+            async with asyncio.timeout(idle_s):
+                return await anext(stream, None)
+        except TimeoutError as error:
+            raise UploadStalled(f"a body without pauses of {idle_s:g} s", "one") from error
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.max_bytes:
+            raise PayloadTooLarge(f"a body of at most {self._limits.max_bytes} bytes", "more")
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser, but no part of an upload ever goes to a temporary file."""
+
+    spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
+
+    def close(self) -> None:
+        """Let go of all files, also of one that the form's end cut off."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != MULTIPART:
+        raise MalformedRequest(f"{MULTIPART} with the field {field}", "another content type")
+    parser = _InMemoryParser(
+        request.headers,
+        body.chunks(),
+        max_files=most,
+        max_fields=most,
+        max_part_size=_MAX_TEXT_BYTES,
+    )
+    what = f"a well-formed form with at most {most} file(s) in the field {field}"
+    try:
+        form = await parser.parse()
+        return [await _take(upload) for upload in _uploads(form, field)]
+    except MultiPartException as error:
+        raise MalformedRequest(what, error.message.rstrip(".")) from error
+    except ValueError as error:  # from a codec that the sender chose for the names
+        raise MalformedRequest(what, "one whose charset cannot be used") from error
+    finally:
+        parser.close()
+
+
+async def _take(upload: UploadFile) -> bytes:
+    """Read a file, and let go at once what it was collected in."""
+    data = await upload.read()
+    await upload.close()
+    return data
+
+
+def _uploads(form: FormData, field: str) -> list[UploadFile]:
+    parts = form.multi_items()
+    named = [part for name, part in parts if name == field]
+    if not named or len(named) < len(parts):
+        received = f"{len(parts)} part(s), {len(named)} of them with that name"
+        raise MalformedRequest(f"a form with the field {field} and no other", received)
+    uploads = [part for part in named if isinstance(part, UploadFile)]
+    if len(uploads) < len(named):
+        raise MalformedRequest(f"a file, with a file name, in the field {field}", "a text")
+    return uploads
