@@ -77,8 +77,13 @@ class Measured:
 
     def _part(self, keep: NDArray[np.bool_]) -> "Measured":
         records = [r for r, kept in zip(self.records, keep, strict=True) if kept]
-        arrays = (self.scores, self.positive, self.acceptance, self.heatmaps)
-        return Measured(records, *(array[keep] for array in arrays))
+        return Measured(
+            records,
+            self.scores[keep],
+            self.positive[keep],
+            self.acceptance[keep],
+            self.heatmaps[keep],
+        )
 
 
 def measure(

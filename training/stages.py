@@ -49,38 +49,12 @@ def fit(run: Run, release: Path | None = None) -> None:
 
 
 def export(run: Run) -> None:
-    """Calibrate on the validation split and write the SavedModel."""
-    weights = run.need(f"fit/{fitting.stage_folder(run.config, -1)}/{fitting.FINAL}", "fit")
-    if (run.folder / CALIBRATION).exists():
-        return
-    network = exporting.load_network(weights, run.config)
-    validation = _examples(run, "validation")
-    positive = validation.targets[:, 0] == 1
-    logits = exporting.all_logits(exporting.ReleaseGraph(network), validation.inputs)
-    scaling = exporting.fit_scaling(logits, positive)
-    scores = scaling.scores(logits)
-    threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
-    learned = acceptance.learn(
-        partial(exporting.all_features, exporting.ReleaseGraph(network)),
-        _pixels(run, "train"),
-        validation.inputs,
-        run.config.seed,
-    )
-    graph = exporting.ReleaseGraph(network, scaling, learned.classifier)
-    shutil.rmtree(run.folder / "release", ignore_errors=True)
-    exporting.save(graph, run.folder / "release")
-    quantization.quantize(run.folder / "release", _pixels(run, "train"), run.config.seed)
-    rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
-    labels = run.config.data.labels
-    sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
-    calibration = publish.Calibration(
-        temperature=scaling.temperature,
-        bias=scaling.bias,
-        decision=Decision(threshold=threshold, rule=rule),
-        acceptance=learned.rule,
-        prediction_sets=tuple(sets),
-    )
-    _write_json(run.folder / CALIBRATION, calibration.model_dump())
+    """Calibrate on the validation split, and write the SavedModel and its quantised network."""
+    if not (run.folder / CALIBRATION).exists():
+        _export(run)
+    release = run.folder / "release"
+    if not (release / INT8).exists():
+        quantization.quantize(release, _pixels(run, "train"), run.config.seed)
 
 
 def evaluate(run: Run) -> None:
@@ -127,6 +101,37 @@ def card(run: Run, out: Path, control: Path | None = None, folds: Path | None = 
         crossval.Report.model_validate_json(folds.read_text()) if folds else None,
     )
     return publish.publish(run, out, _calibration(run), results, beside)
+
+
+def _export(run: Run) -> None:
+    weights = run.need(f"fit/{fitting.stage_folder(run.config, -1)}/{fitting.FINAL}", "fit")
+    network = exporting.load_network(weights, run.config)
+    validation = _examples(run, "validation")
+    positive = validation.targets[:, 0] == 1
+    logits = exporting.all_logits(exporting.ReleaseGraph(network), validation.inputs)
+    scaling = exporting.fit_scaling(logits, positive)
+    scores = scaling.scores(logits)
+    threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
+    learned = acceptance.learn(
+        partial(exporting.all_features, exporting.ReleaseGraph(network)),
+        _pixels(run, "train"),
+        validation.inputs,
+        run.config.seed,
+    )
+    graph = exporting.ReleaseGraph(network, scaling, learned.classifier)
+    shutil.rmtree(run.folder / "release", ignore_errors=True)
+    exporting.save(graph, run.folder / "release")
+    rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
+    labels = run.config.data.labels
+    sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
+    calibration = publish.Calibration(
+        temperature=scaling.temperature,
+        bias=scaling.bias,
+        decision=Decision(threshold=threshold, rule=rule),
+        acceptance=learned.rule,
+        prediction_sets=tuple(sets),
+    )
+    _write_json(run.folder / CALIBRATION, calibration.model_dump())
 
 
 def _control(folder: Path) -> tuple[Config, publish.Results]:
