@@ -18,8 +18,8 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
     """Write the network of a SavedModel in 8-bit integers beside it, as `INT8`.
 
     Post-training quantisation of weights and activations (Jacob et al., CVPR 2018) by NNCF. Only
-    convolutions are quantised: the dense layers cost next to nothing, and the heatmap is a chain of
-    their kernels, in which rounding adds up.
+    convolutions are quantised: the heatmap is a chain of the dense layers' kernels, in which
+    rounding adds up.
 
     Args:
         release: Folder of the SavedModel.
@@ -31,6 +31,9 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import nncf  # noqa: PLC0415 -- after the line above
     import openvino  # noqa: PLC0415
+    from nncf.quantization.range_estimator import (  # noqa: PLC0415
+        RangeEstimatorParametersSet as ranges,  # noqa: N813 -- a table of constants
+    )
 
     nncf.set_log_level(logging.ERROR)
     chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_IMAGES]
@@ -40,6 +43,12 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
         dataset,
         subset_size=len(chosen),
         preset=nncf.QuantizationPreset.MIXED,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            # It would halve the first layer's steps for processors that serve in f32 anyway.
+            overflow_fix=nncf.OverflowFix.DISABLE,
+            # By the extremes, as is the default, the heatmaps' correlation was 0.89 and not 0.999.
+            activations_range_estimator_params=ranges.HISTOGRAM,
+        ),
         ignored_scope=nncf.IgnoredScope(types=["MatMul", "Einsum"], validate=False),
     )
     openvino.save_model(quantized, release / INT8)
