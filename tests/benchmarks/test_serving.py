@@ -235,7 +235,7 @@ def test_the_whole_benchmark_runs(tiny_store: Path, tmp_path: Path) -> None:
         [*command, *paths], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "share of limit" in done.stdout
+    assert "of its limit" in done.stdout
     assert (tmp_path / "serving.png").stat().st_size > 10_000
     found = json.loads((tmp_path / "serving.json").read_text())
     assert {"processor", "cores_used", "packages", "date", "command"} <= found["machine"].keys()

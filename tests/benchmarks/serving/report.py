@@ -77,7 +77,10 @@ def best(limit: Limit) -> float:
 
 
 def write_tables(results: Results, lines: list[Line]) -> str:
-    """Write all figures for a terminal: median, and minimum to maximum of the rounds."""
+    """Write all figures for a terminal: median, and minimum to maximum of the rounds.
+
+    A server's limit, and what it takes alone, are of its own engine and precision.
+    """
     parts = []
     for kind, clients in dict.fromkeys((line.kind, line.clients) for line in lines):
         chosen = [line for line in lines if (line.kind, line.clients) == (kind, clients)]
@@ -89,7 +92,7 @@ def write_tables(results: Results, lines: list[Line]) -> str:
 
 def _rows(lines: list[Line], results: Results, kind: str) -> list[list[str]]:
     alone = lines[0].clients == 1
-    last = "ms beyond alone" if alone else "share of limit"
+    last = "ms beyond alone" if alone else "of its limit"
     rows = [["", "requests/s", "p50 ms", "p99 ms", "p99/p50", "errors", last]]
     for line in lines:
         figures = [cell(each) for each in (line.requests_per_s, line.p50_ms, line.p99_ms)]
@@ -149,7 +152,7 @@ def draw(file: Path, machine: dict[str, Any], results: Results, lines: list[Line
     clients = max(line.clients for line in lines)
     kinds = list(dict.fromkeys(line.kind for line in lines))
     figure, axes = plt.subplots(
-        2, len(kinds), figsize=(4.5 * len(kinds), 7), squeeze=False, layout="constrained"
+        2, len(kinds), figsize=(max(6, 4.5 * len(kinds)), 7), squeeze=False, layout="constrained"
     )
     for column, kind in enumerate(kinds):
         chosen = [line for line in lines if (line.kind, line.clients) == (kind, clients)]
@@ -158,8 +161,9 @@ def draw(file: Path, machine: dict[str, Any], results: Results, lines: list[Line
         axes[0][column].set_title(kind)
     cores = machine["cores_used"]
     figure.suptitle(
-        f"{clients} clients, {machine['processor']}, {cores} cores, {machine['date'][:10]}\n"
-        "median of the rounds, with minimum and maximum"
+        f"{clients} clients; median of the rounds, with minimum and maximum\n"
+        f"{machine['processor']}, cores: {cores}, {machine['date'][:10]}",
+        fontsize="medium",
     )
     figure.savefig(file, dpi=120)
     plt.close(figure)
