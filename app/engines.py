@@ -25,7 +25,8 @@ INT8 = "openvino_int8.xml"
 _INPUT = "image"
 _INPUT_SHAPE = (224, 224, 1)
 _OUTPUT_SHAPES = {"probabilities": (2,), "heatmap": (7, 7), "acceptance": ()}
-_ROUNDING = 1e-5
+_ROUNDING: dict[Precision, float] = {"f32": 1e-5, "bf16": 0.01, "int8": 0.01}
+"""By how much a value may leave [0, 1], to be put back: bf16 has 8 bits of digits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +160,7 @@ class OpenVinoEngine:
             raise _failed("OpenVINO", error) from error
         finally:
             self._idle.put(request)
-        return _checked(outputs, len(images))
+        return _checked(outputs, len(images), _ROUNDING[self.precision])
 
     def close(self) -> None:
         """Wait for what runs, then free the model."""
@@ -221,7 +222,7 @@ class TensorFlowEngine:
             outputs = {name: answer[name].numpy() for name in _OUTPUT_SHAPES}
         except (self._error, TypeError, ValueError) as error:
             raise _failed("TensorFlow", error) from error
-        return _checked(outputs, len(images))
+        return _checked(outputs, len(images), _ROUNDING[self.precision])
 
     def close(self) -> None:
         """Free the model; what runs keeps its own reference and ends as it would."""
@@ -340,15 +341,17 @@ def _check_images(images: NDArray[np.uint8]) -> None:
         )
 
 
-def _checked(outputs: Mapping[str, NDArray[np.float32]], rows: int) -> Predictions:
+def _checked(outputs: Mapping[str, NDArray[np.float32]], rows: int, rounding: float) -> Predictions:
     for name, shape in _OUTPUT_SHAPES.items():
         values = outputs[name]
         if values.shape != (rows, *shape):
             raise InferenceFailed(f"{name} of shape {[rows, *shape]}", f"{list(values.shape)}")
         # Not the negation: a comparison with NaN is false, and so NaN is found as well.
-        if not np.all((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)):
+        if not np.all((values >= -rounding) & (values <= 1 + rounding)):
             raise InferenceFailed(f"{name} in [0, 1]", "other values")
-    return Predictions(**{name: outputs[name].astype(np.float32) for name in _OUTPUT_SHAPES})
+    return Predictions(
+        **{name: outputs[name].clip(0, 1).astype(np.float32) for name in _OUTPUT_SHAPES}
+    )
 
 
 def _port(ports: list[Any], name: str, path: Path) -> Any:  # noqa: ANN401 -- OpenVINO has no types

@@ -14,6 +14,14 @@ SERVE = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
 Start = Callable[..., "Server"]
 
 
+def free_port() -> int:
+    """Find a TCP port of this machine on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 class Server:
     """A server process and a client for it.
 
@@ -23,9 +31,7 @@ class Server:
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         home = environment.pop("home", None)
         places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), home) if home else {}
         settings = {f"COVID_XRAY_{key.upper()}": value for key, value in environment.items()}
