@@ -57,7 +57,8 @@ def export(run: Run) -> None:
     if not (run.folder / CALIBRATION).exists():
         _export(run)
     release = run.folder / "release"
-    if not (release / INT8).exists():
+    # What was measured stays as it is: there a missing one did not pass.
+    if not (release / INT8).exists() and not (run.folder / EVALUATION).exists():
         quantization.quantize(release, _pixels(run, "train"), run.config.seed)
 
 
