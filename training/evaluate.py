@@ -23,6 +23,8 @@ from training.dataset import Record
 from training.metrics import Scores, Truth
 
 MISTAKES = 12
+FLAT = 1e-6
+"""A heatmap whose values differ by no more has no form to compare, only rounding."""
 
 # An engine and precision with more difference than this is not served.
 MOST_AUC_DIFFERENCE = 0.001
@@ -186,7 +188,9 @@ def _correlations(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
     pairs = [(a.ravel(), b.ravel()) for a, b in zip(first, second, strict=True)]
     return np.array(
         [
-            np.corrcoef(a, b)[0, 1] if a.std() and b.std() else float(np.allclose(a, b, atol=0.01))
+            np.corrcoef(a, b)[0, 1]
+            if min(np.ptp(a), np.ptp(b)) > FLAT
+            else float(np.allclose(a, b, atol=0.01))
             for a, b in pairs
         ]
     )
