@@ -25,7 +25,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from training import dataset, pipeline
 from training.dataset import Record
@@ -59,7 +59,8 @@ class Fold(BaseModel):
         bias: The same.
         threshold: Chosen on the validation split.
         metrics: Of the fold.
-        probabilities: File → calibrated probability of the positive label.
+        probabilities: File → calibrated probability of the positive label; a report has them as
+            CSV beside it.
     """
 
     number: int
@@ -69,7 +70,7 @@ class Fold(BaseModel):
     bias: float
     threshold: float
     metrics: dict[str, float]
-    probabilities: dict[str, float]
+    probabilities: dict[str, float] = Field(default_factory=dict)
 
 
 class Report(BaseModel):

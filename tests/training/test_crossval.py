@@ -89,7 +89,9 @@ def test_a_folds_numbers_follow_from_its_predictions_and_its_own_threshold(
 ) -> None:
     crossval.cross_validate(run, 4, tmp_path / "report.json")
     assert fitted.folds
-    report = json.loads((tmp_path / "report.json").read_text())
+    text = (tmp_path / "report.json").read_text()
+    assert len(crossval.Report.model_validate_json(text).folds) == 4  # as the card reads it
+    report = json.loads(text)
     predictions = rows(tmp_path / "report.csv")
     for fold in report["folds"]:
         mine = [p for p in predictions if p["fold"] == str(fold["number"])]
