@@ -45,7 +45,7 @@ lock: | $(VENV)/bin/pip ## Lock versions after a change of pyproject.toml; UPGRA
 	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i "s/ ; python_full_version < '3.14' and sys_platform == 'linux'$$//" constraints.txt
 
-audit: | $(VENV)/bin/pip ## Look for known weaknesses of all locked versions; asks pypi.org.
+audit: | $(VENV)/bin/pip ## Look for known weaknesses of all locked versions; needs the internet.
 	$(INSTALL) uv
 	$(RUN) uv tool run pip-audit --disable-pip --no-deps --strict --requirement constraints.txt
 

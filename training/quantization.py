@@ -30,8 +30,8 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
     # Both would report to their maker's analytics when they are imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import nncf  # noqa: PLC0415 -- after the line above
-    import openvino  # noqa: PLC0415
-    from nncf.quantization.range_estimator import (  # noqa: PLC0415
+    import openvino  # noqa: PLC0415 -- the same
+    from nncf.quantization.range_estimator import (  # noqa: PLC0415 -- the same
         RangeEstimatorParametersSet as ranges,  # noqa: N813 -- a table of constants
     )
 

@@ -70,7 +70,7 @@ def evaluate(run: Run) -> None:
     reference = create_engine(run.folder / "release", "tensorflow")
     measured = _measure(run, reference, ("validation", "test", "held-out"))
     test = measured.where(split="test")
-    passed, agreement = _agreement(run, test)
+    passed, agreement = agreement_of_engines(run, test)
     results = publish.Results(
         metrics=measures.cohorts(measured, rules, run.config.seed),
         controls=controls(reference, _pixels(run, "test"), test.positive, run.config.seed),
@@ -169,7 +169,7 @@ def _measure(run: Run, engine: Engine, splits: tuple[str, ...]) -> Measured:
     return measures.measure(engine, pixels, records, run.config.data.labels[0])
 
 
-def _agreement(
+def agreement_of_engines(
     run: Run, reference: Measured
 ) -> tuple[dict[EngineName, tuple[Precision, ...]], dict[str, dict[str, float]]]:
     """Name the precisions in which OpenVINO gives TensorFlow's answers, and how near they are.

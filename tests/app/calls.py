@@ -12,6 +12,10 @@ PREDICTIONS = "/v1/predictions"
 BATCH = "/v1/predictions/batch"
 HEATMAPS = "/v1/heatmaps"
 
+STAGES = {"receive", "queue", "decode", "inference", "encode"}
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
 
 def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/problem+json"

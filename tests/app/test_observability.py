@@ -3,34 +3,32 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import observability
 from app.logs import make_formatter
 from app.metrics import Metrics
 from tests import fakes
-from tests.app.calls import Leaver, multipart
+from tests.app.calls import (
+    BATCH,
+    PARENT,
+    PREDICTIONS,
+    STAGES,
+    TRACE,
+    Leaver,
+    Open,
+    multipart,
+)
 from tests.fakes import FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
 
-Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Labels = dict[str, str]
-
-PREDICTIONS = "/v1/predictions"
-BATCH = "/v1/predictions/batch"
-STAGES = {"receive", "queue", "decode", "inference", "encode"}
-TRACE = "0af7651916cd43dd8448eb211c80319c"
-PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
 
 async def scrape(client: httpx.AsyncClient) -> list[tuple[str, Labels, float]]:
@@ -375,78 +373,3 @@ async def test_a_client_that_leaves_is_counted_as_such_and_gets_no_blame(
     (event,) = of_requests(events())
     assert event["status"] == observability.CLIENT_LEFT
     assert "problem" not in event
-
-
-# --- traces
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracer = provider.get_tracer("test")
-    monkeypatch.setattr(observability, "open_tracer", lambda: tracer)
-    return exporter
-
-
-def in_request(span: ReadableSpan) -> str:
-    assert span.parent is not None
-    return f"{span.parent.span_id:016x}"
-
-
-async def test_a_request_is_a_span_with_one_for_each_stage(
-    spans: InMemorySpanExporter, opened: Open
-) -> None:
-    async with opened() as client:
-        headers = {"traceparent": PARENT, "user-agent": "janedoe"}
-        path = f"{PREDICTIONS}?name=janedoe"
-        response = await client.post(path, files={"file": gray_png()}, headers=headers)
-    *stages, request = spans.get_finished_spans()
-    assert request.name == f"POST {PREDICTIONS}"
-    assert dict(request.attributes or {}) == {
-        "http.request.method": "POST",
-        "http.route": PREDICTIONS,
-        "http.response.status_code": 200,
-    }
-    context = request.get_span_context()
-    assert context is not None
-    assert (f"{context.trace_id:032x}", in_request(request)) == (TRACE, "b7ad6b7169203331")
-    own = f"{context.span_id:016x}"
-    assert response.headers["traceresponse"] == f"00-{TRACE}-{own}-01"
-    assert {stage.name for stage in stages} == STAGES
-    assert {in_request(stage) for stage in stages} == {own}
-    for stage in stages:
-        assert request.start_time is not None
-        assert request.end_time is not None
-        assert stage.start_time is not None
-        assert stage.end_time is not None
-        slack = 5_000_000  # nanoseconds, between two clocks
-        assert request.start_time - slack <= stage.start_time <= stage.end_time
-        assert stage.end_time <= request.end_time + slack
-
-
-async def test_a_trace_that_its_client_does_not_keep_is_not_kept_here(
-    spans: InMemorySpanExporter, opened: Open
-) -> None:
-    async with opened() as client:
-        await client.get("/v1/models", headers={"traceparent": PARENT[:-1] + "0"})
-    assert not spans.get_finished_spans()
-
-
-async def test_a_trace_begins_where_none_was_sent_and_a_failure_is_an_error(
-    spans: InMemorySpanExporter, opened: Open, engine: FakeEngine
-) -> None:
-    async with opened() as client:
-        engine.failing = True
-        response = await client.post(PREDICTIONS, files={"file": gray_png()})
-    request = spans.get_finished_spans()[-1]
-    assert request.parent is None
-    assert request.status.status_code.name == "ERROR"
-    assert not request.events
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[13]", response.headers["traceresponse"])
-
-
-async def test_without_a_collector_no_span_is_answered_with(client: httpx.AsyncClient) -> None:
-    response = await client.get("/v1/models", headers={"traceparent": PARENT})
-    assert "traceresponse" not in response.headers

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,14 +110,11 @@ def test_only_what_gives_the_same_answers_stays_in_the_release(
     monkeypatch.setattr(stages, "create_engine", lambda *of: Shifted(shifts[of[2]]))
     monkeypatch.setattr(stages, "_calibration", calibration)
     run: Any = SimpleNamespace(folder=tmp_path)
-    found, numbers = agreement(run, measured(None, FakeEngine(), None))
+    found, numbers = stages.agreement_of_engines(run, measured(None, FakeEngine(), None))
     assert found["openvino"] == passed
     assert numbers["OpenVINO f32"]["probability_difference_p99"] == 0
     assert (release / INT8).exists() == ("int8" in passed)
     assert (release / INT8).with_suffix(".bin").exists() == ("int8" in passed)
-
-
-agreement: Callable[..., Any] = stages._agreement  # noqa: SLF001 -- what decides; a run takes minutes
 
 
 def calibration(_: object) -> Calibration:

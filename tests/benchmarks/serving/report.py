@@ -147,7 +147,7 @@ def draw(file: Path, machine: dict[str, Any], results: Results, lines: list[Line
     import matplotlib as mpl  # noqa: PLC0415 -- it takes seconds, and only this needs it
 
     mpl.use("agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415 -- after its backend is chosen
 
     clients = max(line.clients for line in lines)
     kinds = list(dict.fromkeys(line.kind for line in lines))
