@@ -12,6 +12,8 @@ from app.imaging import Pixels
 log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 300
+MOST_BYTES = 95_000_000
+"""Of a release with its quantised network."""
 
 
 def quantize(release: Path, images: Pixels, seed: int) -> None:
@@ -52,6 +54,14 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
         ignored_scope=nncf.IgnoredScope(types=["MatMul", "Einsum"], validate=False),
     )
     openvino.save_model(quantized, release / INT8)
+
+
+def fits(release: Path) -> bool:
+    """Tell whether a release is small enough with its quantised network."""
+    size = sum(file.stat().st_size for file in release.rglob("*") if file.is_file())
+    if size > MOST_BYTES:
+        log.warning("The release would have %d bytes, more than %d.", size, MOST_BYTES)
+    return size <= MOST_BYTES
 
 
 def remove(release: Path) -> None:

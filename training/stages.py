@@ -175,7 +175,7 @@ def agreement_of_engines(
     """Name the precisions in which OpenVINO gives TensorFlow's answers, and how near they are.
 
     What this processor computes natively is tried, and nothing else. A quantised network that does
-    not pass is taken out of the release.
+    not pass, or makes the release too large, is taken out of it.
     """
     release, calibration = run.folder / "release", _calibration(run)
     limits = calibration.decision.threshold, calibration.acceptance.threshold
@@ -190,7 +190,7 @@ def agreement_of_engines(
             good, numbers[f"OpenVINO {precision}"] = measures.agreement(reference, other, *limits)
         except InferenceFailed as error:
             log.warning("OpenVINO in %s gives no answers. %s", precision, error)
-        if good:
+        if good and (precision != "int8" or quantization.fits(release)):
             passed.append(precision)
         elif precision == "int8":
             quantization.remove(release)

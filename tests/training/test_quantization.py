@@ -117,6 +117,16 @@ def test_only_what_gives_the_same_answers_stays_in_the_release(
     assert (release / INT8).with_suffix(".bin").exists() == ("int8" in passed)
 
 
+def test_a_quantised_network_that_makes_its_release_too_large_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / INT8).write_bytes(bytes(100))
+    monkeypatch.setattr(quantization, "MOST_BYTES", 100)
+    assert quantization.fits(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"1")
+    assert not quantization.fits(tmp_path)
+
+
 def calibration(_: object) -> Calibration:
     return Calibration(
         temperature=1,
