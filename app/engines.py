@@ -121,7 +121,7 @@ class OpenVinoEngine:
             import openvino  # noqa: PLC0415 -- only where this engine is chosen
         except ImportError as error:
             raise _unavailable("openvino") from error
-        hint = "f32" if precision == "int8" else precision  # what is not quantised stays exact
+        hint = _beside_int8() if precision == "int8" else precision
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
@@ -310,6 +310,11 @@ def native_precisions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[Precision,
             if line.startswith(("flags", "Features")):
                 flags.update(line.split(":", 1)[1].split())
     return tuple(each for each in _FASTEST_FIRST if each == "f32" or flags & _INSTRUCTIONS[each])
+
+
+def _beside_int8() -> Precision:
+    """What the part of a quantised network that is not in integers is computed in."""
+    return "bf16" if "bf16" in native_precisions() else "f32"
 
 
 def installed_engines() -> tuple[EngineName, ...]:

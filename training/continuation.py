@@ -1,4 +1,6 @@
-"""Go on from a release: its stages are not trained again where a longer recipe begins with them.
+"""Go on from a release: its stages are not trained again where a recipe begins with them.
+
+The recipe may have no other stages: then what the program does after training is done anew.
 
 A release holds its kernels as float16, and no optimizer state; every stage begins with a new
 optimizer anyway. So the longer run is the one from random weights, but for that rounding.
@@ -36,7 +38,7 @@ def continue_from(path: Path, folder: Path, config: Config, records: Sequence[Re
     Args:
         path: The release.
         folder: Of the fit; nothing is done if it has been continued already.
-        config: The longer recipe.
+        config: The recipe.
         records: The images; the same, in the same splits, as the release's.
 
     Raises:
@@ -82,10 +84,10 @@ def _stages_done(release: Release, config: Config, records: Sequence[Record]) ->
         config.precision,
         config.stages[:count],
     )
-    if not same or count >= len(config.stages):
+    if not same:
         raise ContinuationImpossible(
-            "a recipe with the release's seed, data, backbone, precision and stages, and more "
-            "stages after them",
+            "a recipe with the release's seed, data, backbone, precision and stages, and perhaps "
+            "more stages after them",
             "another recipe",
         )
     if fingerprint(records) != made.dataset.fingerprint:

@@ -1,5 +1,6 @@
 """The trained network → one SavedModel that holds everything between pixels and answer."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import beta
 
 from app.imaging import SIZE, Pixels
 from training.acceptance import LAYERS, Classifier, Features, pooled
@@ -18,8 +18,6 @@ from training.model import BACKBONE_LAYERS, build
 from training.pipeline import to_network_input
 
 Scores = NDArray[np.float64]
-
-CERTAINTY = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +194,16 @@ def fit_scaling(logits: Scores, positive: NDArray[np.bool_]) -> Scaling:
 def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: float) -> float:
     """Find the threshold of the best specificity among those of at least a sensitivity.
 
-    At least: the lower bound of its one-sided 95% interval (Clopper & Pearson, Biometrika 1934)
-    reaches it. The plain share would fall short of it on every second set of other images. The
-    highest such threshold has the best specificity. It is laid halfway to the next lower score, so
-    that no image sits on it; where the positives are too few for any bound, all are called.
+    The highest such threshold has the best specificity. It is laid halfway to the next lower score,
+    so that no image sits on it.
 
     Args:
         scores: Probability of the positive label `[n]`.
         positive: `[n]`, at least one of them True.
-        sensitivity: The least that the threshold must give.
+        sensitivity: The least share of the positives that the threshold must call.
     """
     own = np.sort(scores[positive])[::-1]
-    called = np.arange(1, len(own) + 1)
-    bound = beta.ppf(1 - CERTAINTY, called, len(own) - called + 1)
-    enough = np.flatnonzero(bound >= sensitivity)
-    lowest = own[enough[0]] if len(enough) else own[-1]
+    lowest = own[math.ceil(sensitivity * len(own)) - 1]
     below = scores[scores < lowest]
     return float((lowest + (below.max() if len(below) else 0.0)) / 2)
 

@@ -26,6 +26,7 @@ from training.dataset import Record
 from training.evaluate import Measured
 from training.files import write_whole
 from training.fit import Examples, History
+from training.folding import fold
 from training.run import Run, places
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ EVALUATION = "evaluation.json"
 GOLDEN_TOLERANCE = 0.01
 RULE = (
     "the best specificity among thresholds whose sensitivity on the validation split ({images} "
-    "images) is at least {sensitivity} by the lower bound of its one-sided 95% interval"
+    "images) is at least {sensitivity}"
 )
 
 
@@ -111,6 +112,7 @@ def card(run: Run, out: Path, control: Path | None = None, folds: Path | None = 
 def _export(run: Run) -> None:
     weights = run.need(f"fit/{fitting.stage_folder(run.config, -1)}/{fitting.FINAL}", "fit")
     network = exporting.load_network(weights, run.config)
+    fold(network)
     validation = _examples(run, "validation")
     positive = validation.targets[:, 0] == 1
     logits = exporting.all_logits(exporting.ReleaseGraph(network), validation.inputs)

@@ -89,11 +89,19 @@ def test_another_recipe_cannot_go_on(
         continue_from(release.path, tmp_path / "fit", longer.model_copy(update=change), RECORDS)
 
 
-def test_a_recipe_without_further_stages_has_nothing_to_go_on_with(
+def test_a_recipe_without_further_stages_is_done_when_it_is_continued(
     tmp_path: Path, release: Release, short: Config
 ) -> None:
-    with pytest.raises(ContinuationImpossible):
-        continue_from(release.path, tmp_path / "fit", short, RECORDS)
+    continue_from(release.path, tmp_path / "fit", short, RECORDS)
+    assert (tmp_path / "fit" / "1-first" / fit.FINAL).exists()
+
+
+def test_a_recipe_with_another_first_stage_cannot_go_on(
+    tmp_path: Path, release: Release, short: Config, stage: Callable[..., Stage]
+) -> None:
+    other = short.model_copy(update={"stages": (stage(name="other", train_from="all"),)})
+    with pytest.raises(ContinuationImpossible, match="more stages"):
+        continue_from(release.path, tmp_path / "fit", other, RECORDS)
 
 
 def test_other_images_or_splits_are_refused(
