@@ -17,6 +17,8 @@ HEAD_TIMEOUT_S = 10.0
 """In which the head of a request has to arrive. As long, what is left of an upload that was already
 answered is received and dropped: a client that is cut off at once would not read the answer."""
 
+LAST_HEAD_TIMEOUT_S = 0.5
+"""The same where the server is about to stop."""
 
 _BESIDE_HEADER = len(": \r\n")
 
@@ -45,6 +47,18 @@ class Protocol(HttpToolsProtocol):
         """Wait for nothing any more."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    def close_with_answer(self) -> None:
+        """Tell the client with the answer under way, if there is one, that no other will follow."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """End the connection after its request, also where that is still on its way."""
+        if self._is_answering():
+            super().shutdown()
+        else:
+            self._start_timer(LAST_HEAD_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
         """Read on; a head that has not ended yet must not become too large."""
@@ -111,9 +125,9 @@ class Protocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float = HEAD_TIMEOUT_S) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._timed_out)
+        self._timer = self.loop.call_later(seconds, self._timed_out)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -1,6 +1,8 @@
 """Uvicorn around the application, and an end that loses no request."""
 
 import asyncio
+import socket
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -16,8 +18,9 @@ class LeavingServer(uvicorn.Server):
 
     After the first signal it goes on for some seconds: readiness fails, so that balancers send
     nothing more, and every connection is closed with its next answer, so that no client sends a
-    request into a connection that is being closed. Then it stops listening, as uvicorn does, and
-    ends what runs. A second signal leaves out the first part.
+    request into a connection that is being closed. Then it stops listening, takes in the clients
+    that the kernel has connected already, and ends what runs. A second signal leaves out the first
+    part.
 
     Args:
         config: Uvicorn's.
@@ -39,9 +42,41 @@ class LeavingServer(uvicorn.Server):
             return
         self._leaving = True
         self._service.leave("a service that is stopping")
-        self.config.encoded_headers.append((b"connection", b"close"))
         stop = super().handle_exit
+        self._loop.call_soon_threadsafe(self._close_with_answers)
         self._loop.call_soon_threadsafe(self._loop.call_later, self._leaving_s, stop, sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and wait for what runs."""
+        if not self._leaving:
+            self._close_with_answers()
+        # Copies keep the queues of connections, which end with the last of them.
+        listeners = [each.dup() for server in self.servers for each in server.sockets]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            await self._take_in(listener)
+        await super().shutdown(sockets)
+
+    def _close_with_answers(self) -> None:
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)
+        # uvicorn copies them once a second, and what runs has its copy already.
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        for connection in self.server_state.connections:
+            if isinstance(connection, Protocol):
+                connection.close_with_answer()
+
+    async def _take_in(self, listener: socket.socket) -> None:
+        """Serve the clients that wait in a listener's queue, and close it."""
+        with listener, suppress(BlockingIOError):
+            listener.settimeout(0)
+            for _ in range(self.config.backlog):
+                client, _address = listener.accept()
+                await self._loop.connect_accepted_socket(self._new_connection, client)
+
+    def _new_connection(self) -> Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state, _loop=self._loop)
 
 
 def run(settings: Settings) -> None:

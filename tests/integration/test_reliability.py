@@ -1,6 +1,7 @@
 """A real server under load: it is stopped, overloaded, given new releases, and made to hang."""
 
 import shutil
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -89,16 +90,57 @@ def served(server: Server) -> int:
     return version
 
 
-def test_a_stop_under_load_loses_no_request(start: Start, tiny_store: Path) -> None:
-    server = start(model_store=tiny_store, leaving_s=1, **QUIET).wait_until_ready()
+def test_before_a_stop_readiness_fails_while_requests_are_answered(
+    start: Start, tiny_store: Path
+) -> None:
+    server = start(model_store=tiny_store, leaving_s=2, **QUIET).wait_until_ready()
+    server.process.terminate()
+    until(lambda: server.client.get("/health/ready").status_code == 503)
+    answer = server.predict(gray_png())
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+    assert server.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("leaving_s", [0, 1])
+def test_a_stop_under_load_loses_no_request(
+    start: Start, tiny_store: Path, leaving_s: float
+) -> None:
+    server = start(model_store=tiny_store, leaving_s=leaving_s, **QUIET).wait_until_ready()
     load = Load(server)
     time.sleep(1)
     server.process.terminate()
-    until(lambda: server.client.get("/health/ready").status_code == 503)
     assert server.process.wait(60) == 0
     met = load.stop()
     assert met.keys() == {200}, met
     assert met[200] > CLIENTS
+
+
+def test_clients_that_connected_before_a_stop_are_answered_after_it(
+    start: Start, tiny_store: Path
+) -> None:
+    """One has sent nothing yet, one a part of its head, one has had an answer already."""
+    server = start(model_store=tiny_store, leaving_s=0, **QUIET).wait_until_ready()
+    port = server.client.base_url.port or 0
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(3)]
+    request = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+    clients[1].sendall(request[:20])
+    clients[2].sendall(request)
+    assert b"alive" in clients[2].recv(65536)
+    server.process.terminate()
+    until(lambda: not is_listening(port))
+    for client, part in zip(clients, (request, request[20:], request), strict=True):
+        client.sendall(part)
+        answer = client.recv(65536).lower()
+        assert answer.startswith(b"http/1.1 200")
+        assert b"connection: close" in answer
+        client.close()
+    assert server.process.wait(60) == 0
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_beyond_its_places_requests_are_refused_in_good_form_and_memory_stays(
