@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
-from app.imaging import ImageWarning, Limits, Radiograph, decode, to_model_input
+from app.imaging import ImageWarning, Limits, Radiograph, decode
 from app.overlay import draw_overlay
 from app.registry import Registry
 from app.release import Manifest, Release
@@ -219,13 +219,16 @@ class InferenceService:
 
     def _explain(self, place: Place, data: bytes) -> bytes:
         analysis = self._analyze(place, data)
-        return draw_overlay(analysis.radiograph.pixels, analysis.heatmap)
+        radiograph = analysis.radiograph
+        if radiograph.is_reduced:  # it is for the model; the picture has all of the file's pixels
+            radiograph = decode(data, self._limits)
+        return draw_overlay(radiograph.pixels, analysis.heatmap)
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()
         self._recorder.record_stage("queue", start - place.waited_s, start)
-        radiograph = decode(data, self._limits)
-        image = to_model_input(radiograph.pixels)
+        radiograph = decode(data, self._limits, reduced=True)
+        image = radiograph.to_model_input()
         decoded = time.monotonic()
         self._recorder.record_stage("decode", start, decoded)
         place.check()

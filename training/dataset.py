@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 from app.errors import InputError
-from app.imaging import Pixels, decode, to_model_input
+from app.imaging import Pixels, decode
 from training.config import Data
 from training.errors import DatasetInvalid
 
@@ -244,7 +244,7 @@ def _read_all(data: Path, files: Sequence[Candidate]) -> Iterator[Pixels | str]:
 
 def _read(data: Path, found: Candidate) -> Pixels | str:
     try:
-        return to_model_input(decode((data / found.file).read_bytes()).pixels)
+        return decode((data / found.file).read_bytes(), reduced=True).to_model_input()
     except InputError as error:
         return str(error)
     except OSError as error:

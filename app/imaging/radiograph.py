@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.imaging.contract import Pixels
+from app.imaging.contract import Pixels, to_model_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +23,38 @@ class Radiograph:
     """A decoded X-ray.
 
     Attributes:
-        pixels: uint8 `[height, width]`, 0 black (air) to 255 white (bone), upright.
+        pixels: uint8 `[height, width]`, 0 black (air) to 255 white (bone), upright; smaller where
+            it was decoded reduced.
         format: `PNG` or `JPEG`.
         sha256: Of the file's bytes, in hexadecimal.
         warnings: What the decoder had to decide.
+        size: Width and height of what the file holds, upright; that of `pixels` where not given.
     """
 
     pixels: Pixels
     format: str
     sha256: str
     warnings: tuple[ImageWarning, ...] = ()
+    size: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
-        """Columns, as shown upright."""
-        return int(self.pixels.shape[1])
+        """Columns of what the file holds, as shown upright."""
+        return self.size[0] if self.size else int(self.pixels.shape[1])
 
     @property
     def height(self) -> int:
-        """Rows, as shown upright."""
-        return int(self.pixels.shape[0])
+        """Rows of what the file holds, as shown upright."""
+        return self.size[1] if self.size else int(self.pixels.shape[0])
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the file holds more pixels."""
+        return self.pixels.shape != (self.height, self.width)
+
+    def to_model_input(self) -> Pixels:
+        """Stretch it to the model's input, uint8 `[224, 224, 1]`; see the pixel contract."""
+        if not self.is_reduced:
+            return to_model_input(self.pixels)
+        scale = round(self.width / self.pixels.shape[1])
+        return to_model_input(self.pixels, (self.width / scale, self.height / scale))

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import UnreadableImage, UnsupportedImage, UnsupportedImageType
-from app.imaging.contract import Pixels
+from app.imaging.contract import SIZE, Pixels
 from app.imaging.radiograph import ImageWarning, Radiograph
 from app.imaging.structure import count_passes
 
@@ -43,6 +43,12 @@ _MAX_PASSES = 16
 """Times `Limits.max_pixels`, over all scans of a progressive JPEG, which has about 10."""
 
 
+_LEAST_REDUCED_SIDE = 2 * SIZE
+"""Pixels of the shorter side of a JPEG that is decoded reduced. Of 16 X-rays of 2048 x 2500 pixels
+the model's input then differs by 0.2 gray levels on average and 9 at most, and the log odds of its
+answer by 0.02 at most; at `SIZE` these are 0.9, 74 and 0.2."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What is decoded at all; checked against the file's header, before any pixel is.
@@ -56,7 +62,7 @@ class Limits:
     min_side: int = 64
 
 
-def decode(data: bytes, limits: Limits | None = None) -> Radiograph:
+def decode(data: bytes, limits: Limits | None = None, *, reduced: bool = False) -> Radiograph:
     """Read a PNG or JPEG.
 
     Color is reduced to luma (ITU-R BT.601), transparency is laid over black, an EXIF orientation
@@ -68,6 +74,8 @@ def decode(data: bytes, limits: Limits | None = None) -> Radiograph:
     Args:
         data: The file's bytes.
         limits: What is decoded at all; the defaults where not given.
+        reduced: Decode a JPEG at a half, a quarter or an eighth of its sides where these stay large
+            enough for the model's input: several times as fast.
 
     Raises:
         UnsupportedImageType: The bytes begin like neither PNG nor JPEG.
@@ -79,13 +87,18 @@ def decode(data: bytes, limits: Limits | None = None) -> Radiograph:
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check(image, passes, limits or Limits())
+            size = image.size
+            if reduced:
+                image.draft(None, (_LEAST_REDUCED_SIDE, _LEAST_REDUCED_SIDE))
+            upright = image.size
             ImageOps.exif_transpose(image, in_place=True)
+            size = size if image.size == upright else size[::-1]
             pixels, warnings = _to_gray(image)
     except UnsupportedImage:
         raise
     except Exception as error:  # decoders raise almost anything when fed with broken bytes
         raise UnreadableImage(f"an intact {kind} file", f"a truncated or corrupt {kind}") from error
-    return Radiograph(pixels, kind, hashlib.sha256(data).hexdigest(), warnings)
+    return Radiograph(pixels, kind, hashlib.sha256(data).hexdigest(), warnings, size)
 
 
 def _sniff(data: bytes) -> str:
@@ -126,6 +139,8 @@ def _check(image: Image.Image, passes: int, limits: Limits) -> None:
 def _to_gray(image: Image.Image) -> tuple[Pixels, tuple[ImageWarning, ...]]:
     if image.mode.startswith("I"):
         return _scale_16_bit(np.asarray(image))
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.asarray(image), ()
     pixels = np.empty((image.height, image.width), np.uint8)
     for rows in _strips(pixels):
         strip = image.crop((0, rows.start, image.width, rows.stop))

@@ -154,6 +154,55 @@ def test_an_orientation_of_a_jpeg_is_applied(orientation: int) -> None:
     np.testing.assert_array_equal(found > 127, TURNS[orientation](stored) > 127)
 
 
+def _chest(width: int, height: int, mode: str = "L", **options: object) -> bytes:
+    """Write a JPEG of the phantom with detail of the size of a pixel."""
+    chest = np.asarray(Image.fromarray(phantom()[..., 0]).resize((width, height)), np.float32)
+    noise = np.random.default_rng(1).normal(0, 4, chest.shape)
+    image = Image.fromarray((chest + noise).clip(0, 255).astype(np.uint8)).convert(mode)
+    return _save(image, "JPEG", quality=90, **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((448, 500), (448, 500)),
+        ((895, 900), (895, 900)),
+        ((896, 900), (448, 450)),
+        ((1801, 2303), (451, 576)),
+        ((3584, 4000), (448, 500)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_large_jpeg_is_decoded_reduced_and_the_models_input_stays(
+    size: tuple[int, int], decoded: tuple[int, int], mode: str
+) -> None:
+    data = _chest(*size, mode)
+    whole, reduced = decode(data), decode(data, reduced=True)
+    assert reduced.pixels.shape == decoded[::-1]
+    assert (reduced.width, reduced.height) == (whole.width, whole.height) == size
+    assert reduced.is_reduced == (decoded != size)
+    assert not whole.is_reduced
+    difference = np.abs(whole.to_model_input().astype(int) - reduced.to_model_input())
+    assert difference.max() <= 9
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_reduced_radiograph_knows_its_files_size_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = _chest(900, 1800, exif=exif)
+    reduced = decode(data, reduced=True)
+    size = (900, 1800) if orientation in {1, 3} else (1800, 900)
+    assert (reduced.width, reduced.height) == size
+    assert reduced.pixels.shape == (size[1] // 2, size[0] // 2)
+
+
+def test_a_png_is_never_reduced() -> None:
+    data = encode(np.full((2000, 2000), 9, np.uint8))
+    assert decode(data, reduced=True).pixels.shape == (2000, 2000)
+
+
 def test_a_radiograph_knows_its_format_size_and_hash() -> None:
     data = gray_png(height=80, width=100)
     radiograph = decode(data)

@@ -225,6 +225,18 @@ async def test_a_heatmap_is_a_png_of_the_xrays_own_aspect(opened: Open) -> None:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (120, 80))
 
 
+async def test_a_heatmap_of_a_large_jpeg_is_as_large_as_of_another_file(opened: Open) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (1000, 1200), 90).save(buffer, "JPEG")
+    async with opened() as service:
+        prediction = await service.predict(buffer.getvalue(), math.inf)
+        png = await service.explain(buffer.getvalue(), math.inf)
+        other = await service.explain(gray_png(height=1200, width=1000), math.inf)
+    assert (prediction.image.width, prediction.image.height) == (1000, 1200)
+    sizes = [Image.open(io.BytesIO(each)).size for each in (png, other)]
+    assert sizes == [(853, 1024)] * 2
+
+
 def _draw(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     with Image.open(io.BytesIO(draw_overlay(pixels, heatmap))) as image:
         return np.asarray(image).astype(int)

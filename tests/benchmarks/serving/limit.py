@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from app.engines import Engine, EngineOptions, available_cpus, create_engine
-from app.imaging import decode, to_model_input
+from app.imaging import decode
 from tests.benchmarks.figures import percentile
 
 
@@ -32,7 +32,7 @@ def concurrencies(cpus: int) -> tuple[int, ...]:
 
 def answer(engine: Engine, file: bytes) -> float:
     """Decode a file and return the first label's probability."""
-    image = to_model_input(decode(file).pixels)
+    image = decode(file, reduced=True).to_model_input()
     return float(engine.predict(image[np.newaxis]).probabilities[0, 0])
 
 
