@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
-WEB_MODULES = {"main", "problems", "routes", "security", "uploads", "observability"}
+WEB_MODULES = {"main", "negotiation", "problems", "routes", "security", "uploads", "observability"}
 
 # Which modules of app a module may import. What is not listed may import nothing of app.
 MAY_IMPORT = {
@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "release",
         "scheduler",
     },
+    "reports": {"errors", "imaging", "overlay", "reports", "service"},
+    "negotiation": {"errors", "overlay", "reports", "schemas", "service"},
     "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
     "metrics": {"errors", "registry", "service"},
@@ -38,6 +40,7 @@ MAY_IMPORT = {
     "uploads": {"errors", "service"},
     "routes": {
         "errors",
+        "negotiation",
         "observability",
         "problems",
         "schemas",
@@ -115,6 +118,9 @@ class TestApp:
         assert not _packages(source, top_level_only=True) & libraries
         if _module(source) != "engines":
             assert not _packages(source) & libraries
+
+    def test_what_reads_and_writes_dicom_is_imported_where_it_is_needed(self, source: Path) -> None:
+        assert not _packages(source, top_level_only=True) & {"pydicom", "highdicom"}
 
     def test_it_imports_of_app_only_what_its_job_needs(self, source: Path) -> None:
         module = _module(source)

@@ -59,6 +59,17 @@ async def test_a_heatmap_is_a_png(client: httpx.AsyncClient) -> None:
     response = await client.post(HEATMAPS, files={"file": gray_png(height=80, width=120)})
     assert response.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(response.content)) as image:
+        width, height = image.size
+    assert width >= 120
+    assert height > 80
+
+
+async def test_a_heatmap_without_its_legend_has_the_xrays_own_size(
+    client: httpx.AsyncClient,
+) -> None:
+    files = {"file": gray_png(height=80, width=120)}
+    response = await client.post(HEATMAPS, params={"legend": "false"}, files=files)
+    with Image.open(io.BytesIO(response.content)) as image:
         assert image.size == (120, 80)
 
 

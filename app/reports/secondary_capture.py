@@ -1,0 +1,81 @@
+"""The heatmap over its X-ray as a DICOM Secondary Capture."""
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from app.overlay import DISCLAIMER
+from app.reports import codes
+from app.reports.device import MANUFACTURER, sign, uid_of
+from app.reports.source import copy_attributes, header_of, write
+from app.service import Finding
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SERIES_NUMBER = 9902
+SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
+
+_OF_THE_PIXELS = (
+    "PatientOrientation",
+    "BurnedInAnnotation",  # the legend names nobody, so what was true of the source still is
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+"""What is true of the source's pixels is true of those of the picture."""
+
+
+def write_secondary_capture(finding: Finding) -> bytes:
+    """Write the picture with its legend, as a series of its own of the image's study.
+
+    Raises:
+        NotAcceptable: The image was no DICOM file.
+        UnsupportedImage: It has not the UIDs to refer to, or attributes that cannot be copied.
+    """
+    from highdicom.sc import SCImage  # noqa: PLC0415 -- see `app.reports.sr`
+
+    header = header_of(finding.radiograph)
+    capture = SCImage(
+        finding.draw(),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
+        study_instance_uid=str(header.StudyInstanceUID),
+        series_instance_uid=uid_of(uuid4()),
+        series_number=SERIES_NUMBER,
+        series_description=SERIES_DESCRIPTION,
+        sop_instance_uid=uid_of(uuid4()),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+    )
+    capture.PatientOrientation = []
+    capture.BodyPartExamined = "CHEST"
+    capture.DerivationDescription = _describe(finding)
+    capture.ImageComments = DISCLAIMER
+    capture.SourceImageSequence = [_source(header)]
+    sign(capture, finding.prediction.model)
+    copy_attributes(header, capture)
+    copy_attributes(header, capture, _OF_THE_PIXELS)
+    return write(capture)
+
+
+def _describe(finding: Finding) -> str:
+    label, other = finding.prediction.probabilities
+    model = finding.prediction.model
+    return (
+        f"Grad-CAM heatmap, {label} against {other}, by {model.name} {model.version}, over the "
+        f"source image, with a legend below it. {DISCLAIMER}"
+    )
+
+
+def _source(header: "Dataset") -> "Dataset":
+    from highdicom.sr import CodedConcept  # noqa: PLC0415
+    from pydicom import Dataset  # noqa: PLC0415
+
+    source = Dataset()
+    source.ReferencedSOPClassUID = str(header.SOPClassUID)
+    source.ReferencedSOPInstanceUID = str(header.SOPInstanceUID)
+    code = codes.SOURCE_IMAGE
+    source.PurposeOfReferenceCodeSequence = [CodedConcept(code.value, code.scheme, code.meaning)]
+    return source
