@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -17,6 +17,9 @@ from app.overlay import Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
 from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
+
+if TYPE_CHECKING:  # imported where a DICOM file is read, and not before
+    from pydicom import Dataset
 
 T = TypeVar("T")
 
@@ -361,18 +364,22 @@ def _decide(analysis: _Analysis) -> Finding:
 
 
 def _describe(radiograph: Radiograph) -> ImageInfo:
-    header = radiograph.header
     return ImageInfo(
         radiograph.format,
         radiograph.width,
         radiograph.height,
         radiograph.sha256,
-        None
-        if header is None
-        else DicomInfo(
-            str(header.get("StudyInstanceUID", "")),
-            str(header.get("SeriesInstanceUID", "")),
-            str(header.get("SOPInstanceUID", "")),
-            str(header.get("SOPClassUID", "")),
-        ),
+        None if radiograph.header is None else _identify(radiograph.header),
     )
+
+
+def _identify(header: "Dataset") -> DicomInfo:
+    """Read an instance's UIDs; one that is missing or malformed is empty."""
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+    uids = []
+    for keyword in keywords:
+        try:
+            uids.append(str(header.get(keyword, "")))
+        except Exception:  # noqa: BLE001 -- pydicom raises almost anything for a malformed value
+            uids.append("")
+    return DicomInfo(*uids)

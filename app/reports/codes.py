@@ -7,6 +7,8 @@ never change their meaning; `docs/reports.md` lists them.
 
 from typing import NamedTuple
 
+from app.service import Prediction
+
 PRIVATE = "99COVIDXRAY"
 """Designator of the private scheme; `99` begins those that DICOM leaves to everybody."""
 
@@ -48,10 +50,7 @@ COMMENT = Code("121106", "DCM", "Comment")
 NO_UNITS = Code("1", "UCUM", "no units")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 
-CALLED_LABEL = Code("called-label", PRIVATE, "Label said by the model at its decision threshold")
-DECISION_THRESHOLD = Code(
-    "threshold", PRIVATE, "Decision threshold, on the first label's probability"
-)
+CALLED_LABEL = Code("called-label", PRIVATE, "Label that is said, by the decision threshold")
 ACCEPTANCE_SCORE = Code("acceptance", PRIVATE, "Acceptance score: likeness to frontal chest X-rays")
 ACCEPTANCE_THRESHOLD = Code("acceptance-limit", PRIVATE, "Acceptance threshold")
 NO_LABEL = Code("no-label", PRIVATE, "None of the labels")
@@ -73,6 +72,11 @@ def probability_code(label: str) -> Code:
     return _private(f"p:{label}", f"Probability of {label}")
 
 
+def threshold_code(label: str) -> Code:
+    """Code the decision threshold of a label."""
+    return _private(f"threshold:{label}", f"Probability from which upwards {label} is said")
+
+
 def prediction_set_code(confidence: str) -> Code:
     """Code the labels that cannot be ruled out at a confidence, such as `95%`."""
     meaning = f"Label that cannot be ruled out at {confidence} confidence"
@@ -81,3 +85,14 @@ def prediction_set_code(confidence: str) -> Code:
 
 def _private(value: str, meaning: str) -> Code:
     return Code(value, PRIVATE, meaning[:_LONGEST_MEANING])
+
+
+def numbers(prediction: Prediction) -> dict[Code, float]:
+    """Give a prediction's numbers with their codes, in the order in which reports tell them."""
+    positive = next(iter(prediction.probabilities))
+    return {
+        **{probability_code(label): p for label, p in prediction.probabilities.items()},
+        threshold_code(positive): prediction.decision_threshold,
+        ACCEPTANCE_SCORE: prediction.acceptance.score,
+        ACCEPTANCE_THRESHOLD: prediction.acceptance.threshold,
+    }

@@ -95,14 +95,7 @@ def _interpretation(prediction: Prediction) -> _Json:
 
 
 def _components(prediction: Prediction) -> list[_Json]:
-    numbers = {
-        codes.probability_code(label): probability
-        for label, probability in prediction.probabilities.items()
-    } | {
-        codes.DECISION_THRESHOLD: prediction.decision_threshold,
-        codes.ACCEPTANCE_SCORE: prediction.acceptance.score,
-        codes.ACCEPTANCE_THRESHOLD: prediction.acceptance.threshold,
-    }
+    numbers = codes.numbers(prediction)
     texts = {
         codes.prediction_set_code(confidence): ", ".join(labels) or codes.NO_LABEL.meaning
         for confidence, labels in prediction.prediction_set.items()

@@ -6,8 +6,8 @@ from uuid import uuid4
 from app.overlay import DISCLAIMER
 from app.reports import codes
 from app.reports.device import MANUFACTURER, sign, uid_of
-from app.reports.source import copy_attributes, header_of, write
-from app.service import Finding
+from app.reports.source import copy_attributes, source_of, write
+from app.service import DicomInfo, Finding
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -34,14 +34,14 @@ def write_secondary_capture(finding: Finding) -> bytes:
     """
     from highdicom.sc import SCImage  # noqa: PLC0415 -- see `app.reports.sr`
 
-    header = header_of(finding.radiograph)
+    source = source_of(finding)
     capture = SCImage(
         finding.draw(),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
-        study_instance_uid=str(header.StudyInstanceUID),
+        study_instance_uid=source.uids.study_instance_uid,
         series_instance_uid=uid_of(uuid4()),
         series_number=SERIES_NUMBER,
         series_description=SERIES_DESCRIPTION,
@@ -53,10 +53,10 @@ def write_secondary_capture(finding: Finding) -> bytes:
     capture.BodyPartExamined = "CHEST"
     capture.DerivationDescription = _describe(finding)
     capture.ImageComments = DISCLAIMER
-    capture.SourceImageSequence = [_source(header)]
+    capture.SourceImageSequence = [_reference(source.uids)]
     sign(capture, finding.prediction.model)
-    copy_attributes(header, capture)
-    copy_attributes(header, capture, _OF_THE_PIXELS)
+    copy_attributes(source.header, capture)
+    copy_attributes(source.header, capture, _OF_THE_PIXELS)
     return write(capture)
 
 
@@ -69,13 +69,14 @@ def _describe(finding: Finding) -> str:
     )
 
 
-def _source(header: "Dataset") -> "Dataset":
+def _reference(uids: DicomInfo) -> "Dataset":
     from highdicom.sr import CodedConcept  # noqa: PLC0415
     from pydicom import Dataset  # noqa: PLC0415
 
-    source = Dataset()
-    source.ReferencedSOPClassUID = str(header.SOPClassUID)
-    source.ReferencedSOPInstanceUID = str(header.SOPInstanceUID)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = uids.sop_class_uid
+    reference.ReferencedSOPInstanceUID = uids.sop_instance_uid
     code = codes.SOURCE_IMAGE
-    source.PurposeOfReferenceCodeSequence = [CodedConcept(code.value, code.scheme, code.meaning)]
-    return source
+    purpose = CodedConcept(code.value, code.scheme, code.meaning)
+    reference.PurposeOfReferenceCodeSequence = [purpose]
+    return reference

@@ -1,15 +1,22 @@
 """The DICOM instance that a report is about: its UIDs, and what files the report beside it."""
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.errors import NotAcceptable, UnsupportedImage
-from app.imaging import Radiograph
+from app.service import DicomInfo, Finding
 
 if TYPE_CHECKING:  # imported in `app.reports` where a report is written, and not before
     from pydicom import Dataset
 
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+UIDS = {
+    "StudyInstanceUID": "study_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+    "SOPClassUID": "sop_class_uid",
+}
+"""DICOM's keyword → name in `DicomInfo`, of what refers to an instance."""
 
 REQUIRED = (
     "PatientName",
@@ -35,38 +42,50 @@ FILED_BY = (
 """What is copied: by it an archive files the report with its patient and study."""
 
 
-def header_of(radiograph: Radiograph) -> "Dataset":
-    """Give the header of a radiograph that a DICOM report can refer to.
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A DICOM instance that a report can refer to.
+
+    Attributes:
+        header: Its attributes, as they came: any but the UIDs may be malformed.
+        uids: Its valid UIDs.
+    """
+
+    header: "Dataset"
+    uids: DicomInfo
+
+    def bare(self) -> "Dataset":
+        """Make a dataset of the UIDs, and of nothing that is known of the patient.
+
+        What makes reports looks into it, and may log what it finds wrong.
+        """
+        from pydicom import Dataset  # noqa: PLC0415 -- only where a report is written
+
+        dataset = Dataset()
+        for keyword in REQUIRED:
+            setattr(dataset, keyword, None)
+        for keyword, name in UIDS.items():
+            setattr(dataset, keyword, getattr(self.uids, name))
+        return dataset
+
+
+def source_of(finding: Finding) -> Source:
+    """Give what a report on a finding refers to.
 
     Raises:
         NotAcceptable: It was no DICOM file.
         UnsupportedImage: It has not the UIDs that a reference needs.
     """
-    header = radiograph.header
-    if header is None:
+    header, uids = finding.radiograph.header, finding.prediction.image.dicom
+    if header is None or uids is None:
         raise NotAcceptable(
             "a DICOM file, which an answer in application/dicom refers to",
-            f"a {radiograph.format} file",
+            f"a {finding.radiograph.format} file",
         )
-    for keyword in UIDS:
-        if not _is_uid(str(header.get(keyword, ""))):
+    for keyword, name in UIDS.items():
+        if not _is_uid(getattr(uids, name)):
             raise UnsupportedImage(f"a DICOM file with a valid {keyword}", "one without")
-    return header
-
-
-def reference(header: "Dataset") -> "Dataset":
-    """Make a dataset of an instance's UIDs, and of nothing that is known of its patient.
-
-    What makes reports looks into it, and may log what it finds wrong.
-    """
-    from pydicom import Dataset  # noqa: PLC0415 -- only where a report is written
-
-    bare = Dataset()
-    for keyword in REQUIRED:
-        setattr(bare, keyword, None)
-    for keyword in UIDS:
-        setattr(bare, keyword, str(header[keyword].value))
-    return bare
+    return Source(header, uids)
 
 
 def copy_attributes(

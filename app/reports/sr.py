@@ -6,10 +6,11 @@ highdicom takes a quarter of a second and 60 MB to import, and is imported with 
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from app.errors import UnsupportedImage
 from app.reports import codes
 from app.reports.codes import Code
 from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, sign, uid_of
-from app.reports.source import copy_attributes, header_of, reference, write
+from app.reports.source import copy_attributes, source_of, write
 from app.service import Finding, Prediction
 
 if TYPE_CHECKING:
@@ -33,24 +34,30 @@ def write_sr(finding: Finding) -> bytes:
     """
     from highdicom import sr  # noqa: PLC0415 -- see above
 
-    header = header_of(finding.radiograph)
-    image = reference(header)
-    report = sr.ComprehensiveSR(
-        evidence=[image],
-        content=_content(finding, image),
-        series_instance_uid=uid_of(uuid4()),
-        series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        sop_instance_uid=uid_of(uuid4()),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        coding_schemes=[_private_scheme()],
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-    )
+    source = source_of(finding)
+    image = source.bare()
+    content = _content(finding, image)
+    try:
+        report = sr.ComprehensiveSR(
+            evidence=[image],
+            content=content,
+            series_instance_uid=uid_of(uuid4()),
+            series_number=SERIES_NUMBER,
+            series_description=SERIES_DESCRIPTION,
+            sop_instance_uid=uid_of(uuid4()),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            coding_schemes=[_private_scheme()],
+            is_complete=True,
+            is_final=False,
+            is_verified=False,
+        )
+    except KeyError as error:  # highdicom looks up which attributes an image of its class has
+        raise UnsupportedImage(
+            "a DICOM image of a class that the standard has", "another SOPClassUID"
+        ) from error
     sign(report, finding.prediction.model)
-    copy_attributes(header, report)
+    copy_attributes(source.header, report)
     return write(report)
 
 
@@ -115,16 +122,11 @@ def _group(finding: Finding, image: "Dataset") -> "sr.MeasurementsAndQualitative
 def _measurements(prediction: Prediction) -> "list[sr.Measurement]":
     from highdicom import sr  # noqa: PLC0415
 
-    values = {
-        codes.probability_code(label): probability
-        for label, probability in prediction.probabilities.items()
-    } | {
-        codes.DECISION_THRESHOLD: prediction.decision_threshold,
-        codes.ACCEPTANCE_SCORE: prediction.acceptance.score,
-        codes.ACCEPTANCE_THRESHOLD: prediction.acceptance.threshold,
-    }
     unit = _concept(codes.NO_UNITS)
-    return [sr.Measurement(_concept(code), value, unit) for code, value in values.items()]
+    return [
+        sr.Measurement(_concept(code), value, unit)
+        for code, value in codes.numbers(prediction).items()
+    ]
 
 
 def _evaluations(prediction: Prediction) -> "list[sr.QualitativeEvaluation]":

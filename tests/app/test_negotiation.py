@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from fhir.resources.R4B.observation import Observation
 from PIL import Image
+from pydicom import Dataset
 
 from app import negotiation, service
 from app.errors import MalformedRequest, NotAcceptable
@@ -34,6 +35,13 @@ def dicom(monkeypatch: pytest.MonkeyPatch) -> None:
         return Radiograph(plain.pixels, "DICOM", plain.sha256, header=dicom_header())
 
     monkeypatch.setattr(service, "decode", decode_as_dicom)
+
+
+class Malformed(Dataset):
+    """A header whose attributes cannot be read, as some of pydicom's cannot."""
+
+    def get(self, *_: object) -> Any:
+        raise NotImplementedError("a value representation that nobody knows")
 
 
 async def ask(client: httpx.AsyncClient, accept: str, **query: Any) -> httpx.Response:
@@ -265,6 +273,16 @@ async def test_what_is_no_chest_xray_has_no_report(
 ) -> None:
     engine.acceptance = 0.1
     check_problem(await ask(client, DICOM), 422, "not-a-chest-radiograph")
+
+
+async def test_what_cannot_be_referred_to_has_no_report(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = decode(PNG["file"])
+    radiograph = Radiograph(plain.pixels, "DICOM", plain.sha256, header=Malformed())
+    monkeypatch.setattr(service, "decode", lambda *_: radiograph)
+    problem = check_problem(await ask(client, DICOM), 422, "unsupported-image")
+    assert problem["expected"] == "a DICOM file with a valid StudyInstanceUID"
 
 
 # --- OpenAPI

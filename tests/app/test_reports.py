@@ -23,7 +23,7 @@ from app.overlay import DISCLAIMER
 from app.reports import codes, write_observation, write_secondary_capture, write_sr
 from app.reports.example import ISSUED, example_finding
 from app.reports.source import REQUIRED, UIDS
-from app.service import Finding
+from app.service import DicomInfo, Finding
 from tests.fakes import dicom_header
 
 WRITERS = {"sr": write_sr, "sc": write_secondary_capture}
@@ -49,6 +49,9 @@ def finding_of(header: Dataset | None, **changes: Any) -> Finding:
     """Make the example's finding on another source, or with another prediction."""
     finding = example_finding()
     radiograph = dataclasses.replace(finding.radiograph, header=header)
+    if header is not None and "image" not in changes:
+        uids = {name: str(header.get(keyword, "")) for keyword, name in UIDS.items()}
+        changes["image"] = dataclasses.replace(finding.prediction.image, dicom=DicomInfo(**uids))
     prediction = dataclasses.replace(finding.prediction, **changes)
     return Finding(prediction, radiograph, finding.heatmap)
 
@@ -171,6 +174,11 @@ def test_a_source_that_cannot_be_referred_to_is_refused(write: Any, keyword: str
         write(finding_of(header))
 
 
+def test_an_sr_on_an_image_of_an_unknown_class_is_refused() -> None:
+    with pytest.raises(UnsupportedImage, match="SOPClassUID"):
+        write_sr(finding_of(dicom_header(SOPClassUID="1.2.3")))
+
+
 # --- SR
 
 
@@ -207,7 +215,7 @@ def test_the_sr_holds_the_numbers_of_the_prediction() -> None:
     assert values_of(group) == {
         "Probability of COVID-19": prediction.probabilities["COVID-19"],
         "Probability of Normal": prediction.probabilities["Normal"],
-        codes.DECISION_THRESHOLD.meaning: prediction.decision_threshold,
+        codes.threshold_code("COVID-19").meaning: prediction.decision_threshold,
         codes.ACCEPTANCE_SCORE.meaning: prediction.acceptance.score,
         codes.ACCEPTANCE_THRESHOLD.meaning: prediction.acceptance.threshold,
     }
@@ -353,7 +361,7 @@ def test_the_components_hold_numbers_without_unit_and_prediction_sets() -> None:
         "http://unitsofmeasure.org",
         "1",
     )
-    assert float(components["threshold"].valueQuantity.value) == 0.13
+    assert float(components["threshold:COVID-19"].valueQuantity.value) == 0.13
     assert float(components["acceptance"].valueQuantity.value) == 0.98
     assert components["set:95%"].valueString == "COVID-19, Normal"
 
