@@ -1,16 +1,16 @@
 """The heatmap over its X-ray as a DICOM Secondary Capture."""
 
-from typing import TYPE_CHECKING
 from uuid import uuid4
+
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
 
 from app.overlay import DISCLAIMER
 from app.reports import codes
 from app.reports.device import MANUFACTURER, sign, uid_of
-from app.reports.source import copy_attributes, source_of, write
+from app.reports.source import Source, copy_attributes
 from app.service import DicomInfo, Finding
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
@@ -25,16 +25,12 @@ _OF_THE_PIXELS = (
 """What is true of the source's pixels is true of those of the picture."""
 
 
-def write_secondary_capture(finding: Finding) -> bytes:
-    """Write the picture with its legend, as a series of its own of the image's study.
+def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
+    """Make the picture with its legend, as a series of its own of the image's study.
 
     Raises:
-        NotAcceptable: The image was no DICOM file.
-        UnsupportedImage: It has not the UIDs to refer to, or attributes that cannot be copied.
+        UnsupportedImage: The image has attributes that cannot be copied.
     """
-    from highdicom.sc import SCImage  # noqa: PLC0415 -- see `app.reports.sr`
-
-    source = source_of(finding)
     capture = SCImage(
         finding.draw(),
         photometric_interpretation="RGB",
@@ -57,7 +53,7 @@ def write_secondary_capture(finding: Finding) -> bytes:
     sign(capture, finding.prediction.model)
     copy_attributes(source.header, capture)
     copy_attributes(source.header, capture, _OF_THE_PIXELS)
-    return write(capture)
+    return capture
 
 
 def _describe(finding: Finding) -> str:
@@ -69,10 +65,7 @@ def _describe(finding: Finding) -> str:
     )
 
 
-def _reference(uids: DicomInfo) -> "Dataset":
-    from highdicom.sr import CodedConcept  # noqa: PLC0415
-    from pydicom import Dataset  # noqa: PLC0415
-
+def _reference(uids: DicomInfo) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = uids.sop_class_uid
     reference.ReferencedSOPInstanceUID = uids.sop_instance_uid

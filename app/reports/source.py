@@ -1,14 +1,18 @@
 """The DICOM instance that a report is about: its UIDs, and what files the report beside it."""
 
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.errors import NotAcceptable, UnsupportedImage
 from app.service import DicomInfo, Finding
 
-if TYPE_CHECKING:  # imported in `app.reports` where a report is written, and not before
+if TYPE_CHECKING:  # imported where a report is written, and not before
     from pydicom import Dataset
+
+_UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+"""PS3.5, 9.1."""
 
 UIDS = {
     "StudyInstanceUID": "study_instance_uid",
@@ -54,20 +58,6 @@ class Source:
     header: "Dataset"
     uids: DicomInfo
 
-    def bare(self) -> "Dataset":
-        """Make a dataset of the UIDs, and of nothing that is known of the patient.
-
-        What makes reports looks into it, and may log what it finds wrong.
-        """
-        from pydicom import Dataset  # noqa: PLC0415 -- only where a report is written
-
-        dataset = Dataset()
-        for keyword in REQUIRED:
-            setattr(dataset, keyword, None)
-        for keyword, name in UIDS.items():
-            setattr(dataset, keyword, getattr(self.uids, name))
-        return dataset
-
 
 def source_of(finding: Finding) -> Source:
     """Give what a report on a finding refers to.
@@ -83,7 +73,7 @@ def source_of(finding: Finding) -> Source:
             f"a {finding.radiograph.format} file",
         )
     for keyword, name in UIDS.items():
-        if not _is_uid(getattr(uids, name)):
+        if not _UID.fullmatch(getattr(uids, name)):
             raise UnsupportedImage(f"a DICOM file with a valid {keyword}", "one without")
     return Source(header, uids)
 
@@ -120,9 +110,3 @@ def write(report: "Dataset") -> bytes:
             "a DICOM file whose patient and study attributes can be written again", "others"
         ) from error
     return buffer.getvalue()
-
-
-def _is_uid(text: str) -> bool:
-    from pydicom.uid import UID  # noqa: PLC0415 -- only where a report is written
-
-    return UID(text).is_valid

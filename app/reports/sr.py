@@ -1,41 +1,32 @@
-"""A prediction as a DICOM Structured Report: a measurement report after TID 1500.
+"""A prediction as a DICOM Structured Report: a measurement report after TID 1500."""
 
-highdicom takes a quarter of a second and 60 MB to import, and is imported with the first report.
-"""
-
-from typing import TYPE_CHECKING
 from uuid import uuid4
+
+from highdicom import sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom import Dataset
 
 from app.errors import UnsupportedImage
 from app.reports import codes
 from app.reports.codes import Code
 from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, sign, uid_of
-from app.reports.source import copy_attributes, source_of, write
-from app.service import Finding, Prediction
-
-if TYPE_CHECKING:
-    from highdicom import sr
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
-    from highdicom.sr import CodedConcept
-    from pydicom import Dataset
+from app.reports.source import REQUIRED, UIDS, Source, copy_attributes
+from app.service import DicomInfo, Finding, Prediction
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "COVID-19 prediction (research)"
 
 
-def write_sr(finding: Finding) -> bytes:
-    """Write a measurement report on a DICOM image: an unverified, preliminary Comprehensive SR.
+def make_sr(finding: Finding, source: Source) -> sr.ComprehensiveSR:
+    """Make a measurement report on a DICOM image: unverified and preliminary.
 
     It belongs to the image's patient and study, and is a series of its own.
 
     Raises:
-        NotAcceptable: The image was no DICOM file.
-        UnsupportedImage: It has not the UIDs to refer to, or attributes that cannot be copied.
+        UnsupportedImage: The image is of a class that is not known, or has attributes that cannot
+            be copied.
     """
-    from highdicom import sr  # noqa: PLC0415 -- see above
-
-    source = source_of(finding)
-    image = source.bare()
+    image = _bare(source.uids)
     content = _content(finding, image)
     try:
         report = sr.ComprehensiveSR(
@@ -58,21 +49,30 @@ def write_sr(finding: Finding) -> bytes:
         ) from error
     sign(report, finding.prediction.model)
     copy_attributes(source.header, report)
-    return write(report)
+    return report
 
 
-def _private_scheme() -> "CodingSchemeIdentificationItem":
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem  # noqa: PLC0415
+def _bare(uids: DicomInfo) -> Dataset:
+    """Make a dataset of an image's UIDs, and of nothing that is known of its patient.
 
+    highdicom looks into it, and may log what it finds wrong.
+    """
+    image = Dataset()
+    for keyword in REQUIRED:
+        setattr(image, keyword, None)
+    for keyword, name in UIDS.items():
+        setattr(image, keyword, getattr(uids, name))
+    return image
+
+
+def _private_scheme() -> CodingSchemeIdentificationItem:
     scheme = CodingSchemeIdentificationItem(codes.PRIVATE, name=codes.PRIVATE_NAME)
     scheme.CodingSchemeUID = codes.PRIVATE_UID  # which highdicom leaves out without a registry
     scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
     return scheme
 
 
-def _content(finding: Finding, image: "Dataset") -> "sr.MeasurementReport":
-    from highdicom import sr  # noqa: PLC0415
-
+def _content(finding: Finding, image: Dataset) -> sr.MeasurementReport:
     model = finding.prediction.model
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=device_uid(model),
@@ -91,9 +91,7 @@ def _content(finding: Finding, image: "Dataset") -> "sr.MeasurementReport":
     )
 
 
-def _group(finding: Finding, image: "Dataset") -> "sr.MeasurementsAndQualitativeEvaluations":
-    from highdicom import sr  # noqa: PLC0415
-
+def _group(finding: Finding, image: Dataset) -> sr.MeasurementsAndQualitativeEvaluations:
     prediction = finding.prediction
     model = prediction.model
     group = sr.MeasurementsAndQualitativeEvaluations(
@@ -119,9 +117,7 @@ def _group(finding: Finding, image: "Dataset") -> "sr.MeasurementsAndQualitative
     return group
 
 
-def _measurements(prediction: Prediction) -> "list[sr.Measurement]":
-    from highdicom import sr  # noqa: PLC0415
-
+def _measurements(prediction: Prediction) -> list[sr.Measurement]:
     unit = _concept(codes.NO_UNITS)
     return [
         sr.Measurement(_concept(code), value, unit)
@@ -129,9 +125,7 @@ def _measurements(prediction: Prediction) -> "list[sr.Measurement]":
     ]
 
 
-def _evaluations(prediction: Prediction) -> "list[sr.QualitativeEvaluation]":
-    from highdicom import sr  # noqa: PLC0415
-
+def _evaluations(prediction: Prediction) -> list[sr.QualitativeEvaluation]:
     pairs = [(codes.CALLED_LABEL, codes.label_code(prediction.label))]
     for confidence, labels in prediction.prediction_set.items():
         name = codes.prediction_set_code(confidence)
@@ -140,7 +134,5 @@ def _evaluations(prediction: Prediction) -> "list[sr.QualitativeEvaluation]":
     return [sr.QualitativeEvaluation(_concept(name), _concept(value)) for name, value in pairs]
 
 
-def _concept(code: Code) -> "CodedConcept":
-    from highdicom.sr import CodedConcept  # noqa: PLC0415
-
-    return CodedConcept(code.value, code.scheme, code.meaning)
+def _concept(code: Code) -> sr.CodedConcept:
+    return sr.CodedConcept(code.value, code.scheme, code.meaning)
