@@ -26,6 +26,10 @@ RELATED = f'multipart/related; type="{DICOM}"'
 OFFERS = (JSON, FHIR, DICOM, RELATED)
 """What a prediction is answered in; of those that a client likes as much, the first."""
 
+_MAX_ACCEPT = 2000
+"""Characters; browsers send about 150. The parser's time grows with their square: 60,000 of them
+could take four seconds, in which nobody else would be answered."""
+
 Extra = Literal["heatmap", "secondary-capture"]
 
 _GOES_WITH: dict[Extra, tuple[str, ...]] = {
@@ -112,8 +116,12 @@ def choose(accept: str) -> str:
 
     Raises:
         NotAcceptable: It likes none of them.
-        MalformedRequest: The header is malformed.
+        MalformedRequest: The header is malformed, or of more than `_MAX_ACCEPT` characters.
     """
+    if len(accept) > _MAX_ACCEPT:
+        raise MalformedRequest(
+            f"an Accept of at most {_MAX_ACCEPT} characters", f"one of {len(accept)}"
+        )
     try:
         ranges = [
             mimeparse.parse_media_range(part) for part in accept.lower().split(",") if part.strip()

@@ -52,15 +52,17 @@ class Legend:
         other: The label that it is told apart from.
         model: Name of the model.
         version: Of the model.
+        opacity: Of the hottest point in the picture, in [0, 1].
     """
 
     label: str
     other: str
     model: str
     version: int
+    opacity: float = OPACITY
 
 
-def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> Pixels:
+def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32], opacity: float = OPACITY) -> Pixels:
     """Draw a heatmap over its X-ray, at the X-ray's own aspect.
 
     The model saw the X-ray stretched to a square, so stretching the heatmap back to the X-ray's
@@ -69,6 +71,7 @@ def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> Pixels:
     Args:
         pixels: uint8 `[height, width]`, 0 black to 255 white.
         heatmap: float32 `[7, 7]` in [0, 1].
+        opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
 
     Returns:
         uint8 `[height, width, 3]` in RGB, the longer side reduced to at most `MAX_SIDE`.
@@ -77,7 +80,7 @@ def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> Pixels:
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     upsampled = Image.fromarray(heatmap).resize(image.size, Image.Resampling.BICUBIC)
     heat = np.clip(np.asarray(upsampled), 0, 1)  # bicubic may overshoot
-    return _blend(np.asarray(image, dtype=np.float32), heat)
+    return _blend(np.asarray(image, dtype=np.float32), heat, opacity)
 
 
 def add_legend(picture: Pixels, legend: Legend) -> Pixels:
@@ -122,7 +125,7 @@ def _draw_legend(width: int, legend: Legend) -> Pixels:
     for text in above:
         draw.text((margin, at), text, _WHITE, font)
         at += line
-    _draw_scale(strip, draw, font, (margin, at, width - margin, at + line))
+    _draw_scale(strip, draw, font, legend.opacity, (margin, at, width - margin, at + line))
     for text in below:
         at += line
         draw.text((margin, at), text, _WHITE, font)
@@ -133,6 +136,7 @@ def _draw_scale(
     strip: Image.Image,
     draw: ImageDraw.ImageDraw,
     font: _Font,
+    opacity: float,
     box: tuple[int, int, int, int],
 ) -> None:
     """Draw the color scale between its two ends, as the colors look over middle gray."""
@@ -145,9 +149,8 @@ def _draw_scale(
     inset = (bottom - top) // 6
     shape = (bottom - top - 2 * inset, stop - start)
     heat = np.broadcast_to(np.linspace(0, 1, shape[1], dtype=np.float32), shape)
-    strip.paste(
-        Image.fromarray(_blend(np.full(shape, _MID_GRAY, np.float32), heat)), (start, top + inset)
-    )
+    scale = _blend(np.full(shape, _MID_GRAY, np.float32), heat, opacity)
+    strip.paste(Image.fromarray(scale), (start, top + inset))
 
 
 def _wrap(text: str, font: _Font, width: int) -> list[str]:
@@ -166,11 +169,11 @@ def _wrap(text: str, font: _Font, width: int) -> list[str]:
     return lines
 
 
-def _blend(gray: NDArray[np.float32], heat: NDArray[np.float32]) -> Pixels:
+def _blend(gray: NDArray[np.float32], heat: NDArray[np.float32], opacity: float) -> Pixels:
     """Lay the colors of heat `[height, width]` in [0, 1] over gray `[height, width]`."""
-    opacity = (OPACITY * heat)[..., np.newaxis]
+    alpha = (opacity * heat)[..., np.newaxis]
     colors = _colors()[np.rint(heat * 255).astype(np.uint8)]
-    blended = gray[..., np.newaxis] * (1 - opacity) + colors * opacity
+    blended = gray[..., np.newaxis] * (1 - alpha) + colors * alpha
     pixels: Pixels = np.rint(blended).astype(np.uint8)
     return pixels
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
+from app.overlay import OPACITY
 from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
@@ -89,6 +90,12 @@ def _service(request: Request) -> InferenceService:
 Service = Annotated[InferenceService, Depends(_service)]
 Wanted = Annotated[Form, Depends(read_form, scope="function")]
 File = Annotated[Upload, Depends(_read_file, scope="function")]
+Opacity = Annotated[
+    float, Query(ge=0, le=1, description="Of the hottest point; 0 gives the X-ray alone.")
+]
+WithLegend = Annotated[
+    bool, Query(description="Whether a legend below the X-ray says what is seen.")
+]
 Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
@@ -186,14 +193,13 @@ async def draw_heatmap(
     request: Request,
     service: Service,
     upload: File,
+    opacity: Opacity = OPACITY,
     *,
-    legend: Annotated[
-        bool, Query(description="Whether a legend below the X-ray says what is seen.")
-    ] = True,
+    legend: WithLegend = True,
 ) -> Response:
     """Draw where in the X-ray the model sees COVID-19: the brighter, the more it counted."""
     (data,) = upload.files
-    work = service.explain(data, upload.deadline, legend=legend)
+    work = service.explain(data, upload.deadline, opacity, legend=legend)
     return Response(await _unless_disconnected(request, work), media_type="image/png")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
 from app.imaging import ImageWarning, Limits, Pixels, Radiograph, decode, to_model_input
-from app.overlay import Legend, add_legend, draw_overlay, encode_png
+from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
 from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
@@ -155,18 +155,19 @@ class Finding:
     radiograph: Radiograph
     heatmap: NDArray[np.float32]
 
-    def draw(self, *, legend: bool = True) -> Pixels:
+    def draw(self, opacity: float = OPACITY, *, legend: bool = True) -> Pixels:
         """Draw the heatmap over the X-ray: uint8 `[height, width, 3]` in RGB.
 
         Args:
+            opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
             legend: Whether a text below the X-ray says what is seen.
         """
-        picture = draw_overlay(self.radiograph.pixels, self.heatmap)
+        picture = draw_overlay(self.radiograph.pixels, self.heatmap, opacity)
         if not legend:
             return picture
         label, other = self.prediction.probabilities
         model = self.prediction.model
-        return add_legend(picture, Legend(label, other, model.name, model.version))
+        return add_legend(picture, Legend(label, other, model.name, model.version, opacity))
 
 
 class InferenceService:
@@ -254,16 +255,19 @@ class InferenceService:
             pairs = zip(places, files, strict=True)
             return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
 
-    async def explain(self, data: bytes, deadline: float, *, legend: bool = True) -> bytes:
+    async def explain(
+        self, data: bytes, deadline: float, opacity: float = OPACITY, *, legend: bool = True
+    ) -> bytes:
         """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does.
 
         Args:
             data: The file's bytes.
-            deadline: When the answer must be ready, on the clock of `time.monotonic`.
+            deadline: When the picture must be ready, on the clock of `time.monotonic`.
+            opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
             legend: Whether a text below the X-ray says what is seen.
         """
         with self.scheduler.admit(deadline) as (place,):
-            return await place.run(partial(self._explain, place, data, legend=legend))
+            return await place.run(partial(self._explain, place, data, opacity, legend=legend))
 
     async def _predict_or_error(self, place: Place, data: bytes) -> Prediction | CovidXrayError:
         try:
@@ -288,9 +292,9 @@ class InferenceService:
         self._recorder.record_probability(prediction.model.version, positive)
         return finding
 
-    def _explain(self, place: Place, data: bytes, *, legend: bool) -> bytes:
+    def _explain(self, place: Place, data: bytes, opacity: float, *, legend: bool) -> bytes:
         finding = _decide(self._analyze(place, data))
-        return encode_png(finding.draw(legend=legend))
+        return encode_png(finding.draw(opacity, legend=legend))
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()

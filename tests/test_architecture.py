@@ -42,6 +42,7 @@ MAY_IMPORT = {
         "errors",
         "negotiation",
         "observability",
+        "overlay",
         "problems",
         "schemas",
         "security",

@@ -100,6 +100,11 @@ def test_a_malformed_accept_is_malformed(accept: str) -> None:
         choose(accept)
 
 
+def test_an_accept_that_would_take_long_to_parse_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="2000 characters; received one of 60005"):
+        choose('a/b;"' + ";" * 60_000)
+
+
 async def test_an_accept_of_nothing_that_is_offered_is_a_406(client: httpx.AsyncClient) -> None:
     problem = check_problem(await ask(client, "application/xml"), 406, "not-acceptable")
     assert JSON in problem["expected"]

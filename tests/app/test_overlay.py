@@ -1,5 +1,6 @@
 """What the heatmap's picture and its legend look like."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_the_scale_goes_from_gray_to_the_brightest_color() -> None:
     lightness = strip[row, start : ends.max()].sum(axis=1)
     assert lightness[0] == 3 * gray
     assert lightness[-1] > lightness[0]
+
+
+def test_the_scale_is_as_opaque_as_the_picture() -> None:
+    clear = dataclasses.replace(LEGEND, opacity=0.0)
+    strips = [add_legend(_picture(), legend)[200:] for legend in (LEGEND, clear)]
+    colored = [(strip.max(axis=2) != strip.min(axis=2)).any() for strip in strips]
+    assert colored == [True, False]
 
 
 def test_a_long_name_is_broken_and_not_cut() -> None:

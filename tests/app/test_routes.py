@@ -73,6 +73,23 @@ async def test_a_heatmap_without_its_legend_has_the_xrays_own_size(
         assert image.size == (120, 80)
 
 
+async def test_a_heatmap_without_opacity_is_the_xray(client: httpx.AsyncClient) -> None:
+    query = {"legend": "false", "opacity": "0"}
+    response = await client.post(HEATMAPS, params=query, files={"file": gray_png(204)})
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert image.getextrema() == ((204, 204),) * 3
+
+
+@pytest.mark.parametrize("opacity", ["1.1", "-0.1", "nan", "much"])
+async def test_an_opacity_beyond_0_and_1_is_malformed(
+    client: httpx.AsyncClient, opacity: str
+) -> None:
+    query = {"opacity": opacity}
+    response = await client.post(HEATMAPS, params=query, files={"file": gray_png()})
+    problem = check_problem(response, 400, "malformed-request")
+    assert problem["expected"] == "a valid opacity"
+
+
 async def test_models_are_listed_and_shown_with_their_manifest(client: httpx.AsyncClient) -> None:
     (listed,) = (await client.get("/v1/models")).json()["models"]
     assert (listed["version"], listed["state"], listed["engine"]) == (1, "serving", "openvino")
