@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from fhir.resources.R4B.observation import Observation
+from PIL import Image
 from pydicom import Dataset
 
 from app.errors import NotAcceptable, UnsupportedImage
@@ -56,13 +57,13 @@ def finding_of(header: Dataset | None, **changes: Any) -> Finding:
     return Finding(prediction, radiograph, finding.heatmap)
 
 
-def check_with(program: list[str], data: bytes, folder: Path) -> str:
+def check_with(program: list[str], data: bytes, folder: Path, *outputs: Path) -> str:
     """Have a program read a file, and give what it says."""
     if shutil.which(program[0]) is None:
         pytest.skip(f"{program[0]} is not installed (dcmtk, dicom3tools)")
     file = folder / "report.dcm"
     file.write_bytes(data)
-    done = subprocess.run([*program, file], capture_output=True, text=True, check=False)
+    done = subprocess.run([*program, file, *outputs], capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     return said
@@ -287,6 +288,14 @@ def test_the_secondary_capture_holds_the_picture_with_its_legend() -> None:
     np.testing.assert_array_equal(capture.get_frame(1), example_finding().draw())
     assert capture.PhotometricInterpretation == "RGB"
     assert capture.ImageType[:2] == ["DERIVED", "SECONDARY"]
+
+
+def test_dcmtk_renders_the_secondary_capture_as_it_was_drawn(tmp_path: Path) -> None:
+    rendered = tmp_path / "rendered.ppm"
+    data = write_secondary_capture(finding_of(dicom_header()))
+    check_with(["dcm2pnm", "--write-raw-pnm"], data, tmp_path, rendered)
+    with Image.open(rendered) as image:
+        np.testing.assert_array_equal(np.asarray(image), example_finding().draw())
 
 
 def test_the_secondary_capture_tells_what_it_was_made_of() -> None:
