@@ -3,6 +3,7 @@
 CovidXrayError
 ├── InputError                    the sender can mend it
 │   ├── MalformedRequest          malformed-request
+│   ├── NotAcceptable             not-acceptable              no answer of a type that is asked for
 │   ├── Unauthorized              unauthorized
 │   ├── PayloadTooLarge           payload-too-large
 │   ├── UploadStalled             upload-stalled
@@ -55,6 +56,13 @@ class MalformedRequest(InputError):
 
     code = "malformed-request"
     title = "The request is malformed"
+
+
+class NotAcceptable(InputError):
+    """The answer cannot be given in a media type that the client takes."""
+
+    code = "not-acceptable"
+    title = "The answer cannot be given in this media type"
 
 
 class Unauthorized(InputError):

@@ -33,8 +33,10 @@ def configure_logging(level: str, log_format: Format) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # These warn with the values of a DICOM file's attributes, which may be a patient's.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     # Below this level they tell bytes of uploads.
-    for name in ("python_multipart", "PIL"):
+    for name in ("python_multipart", "PIL", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

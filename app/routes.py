@@ -7,14 +7,16 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response, params
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
+from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
+from app.overlay import OPACITY
 from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
@@ -86,7 +88,14 @@ def _service(request: Request) -> InferenceService:
 
 
 Service = Annotated[InferenceService, Depends(_service)]
+Wanted = Annotated[Form, Depends(read_form, scope="function")]
 File = Annotated[Upload, Depends(_read_file, scope="function")]
+Opacity = Annotated[
+    float, Query(ge=0, le=1, description="Of the hottest point; 0 gives the X-ray alone.")
+]
+WithLegend = Annotated[
+    bool, Query(description="Whether a legend below the X-ray says what is seen.")
+]
 Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
@@ -132,12 +141,23 @@ health = APIRouter(prefix="/health", tags=["health"])
 v1 = APIRouter(prefix="/v1", responses=_problems(401))
 
 
-@v1.post("/predictions", tags=["predictions"], openapi_extra=_ONE, responses=_ON_UPLOAD)
-async def predict(request: Request, service: Service, upload: File) -> PredictionSchema:
-    """Read one chest X-ray, and answer with the probabilities of COVID-19 and Normal."""
+@v1.post(
+    "/predictions",
+    tags=["predictions"],
+    openapi_extra=_ONE,
+    response_model=PredictionSchema,
+    responses={200: describe_forms(), **_problems(406), **_ON_UPLOAD},
+)
+async def predict(
+    request: Request, service: Service, wanted: Wanted, upload: File
+) -> PredictionSchema | Response:
+    """Read one chest X-ray, and answer with the probabilities of COVID-19 and Normal.
+
+    In JSON, or where `Accept` says so as an Observation of FHIR or, of a DICOM file, as a DICOM
+    Structured Report.
+    """
     (data,) = upload.files
-    work = service.predict(data, upload.deadline)
-    return PredictionSchema.model_validate(await _unless_disconnected(request, work))
+    return await _unless_disconnected(request, service.report(data, upload.deadline, wanted.write))
 
 
 @v1.post(
@@ -169,11 +189,18 @@ async def predict_batch(
         **_ON_UPLOAD,
     },
 )
-async def draw_heatmap(request: Request, service: Service, upload: File) -> Response:
+async def draw_heatmap(
+    request: Request,
+    service: Service,
+    upload: File,
+    opacity: Opacity = OPACITY,
+    *,
+    legend: WithLegend = True,
+) -> Response:
     """Draw where in the X-ray the model sees COVID-19: the brighter, the more it counted."""
     (data,) = upload.files
-    png = await _unless_disconnected(request, service.explain(data, upload.deadline))
-    return Response(png, media_type="image/png")
+    work = service.explain(data, upload.deadline, opacity, legend=legend)
+    return Response(await _unless_disconnected(request, work), media_type="image/png")
 
 
 @v1.get("/models", tags=["models"], responses=_problems(503))
@@ -225,8 +252,10 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = first["loc"][-1]
-        return answer(to_problem(MalformedRequest(f"a valid {where}", "another value")))
+        where = first["loc"][1]
+        values = first.get("ctx", {}).get("expected")
+        expected = f"{where} of {values}" if values else f"a valid {where}"
+        return answer(to_problem(MalformedRequest(expected, "another value")))
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> Response:

@@ -16,6 +16,7 @@ _TYPE_PREFIX = "urn:covid-xray:problem:"
 _STATUS = {
     "malformed-request": HTTPStatus.BAD_REQUEST,
     "unauthorized": HTTPStatus.UNAUTHORIZED,
+    "not-acceptable": HTTPStatus.NOT_ACCEPTABLE,
     "upload-stalled": HTTPStatus.REQUEST_TIMEOUT,
     "payload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unsupported-image-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -27,6 +28,10 @@ _STATUS = {
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,
 }
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class _Schema(BaseModel):
@@ -105,6 +110,15 @@ class WarningSchema(_Schema):
     )
 
 
+class DicomSchema(_Schema):
+    """Which DICOM instance was read. No other attribute of it is ever told."""
+
+    study_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.1"])
+    series_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.2"])
+    sop_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.3"])
+    sop_class_uid: str = Field(examples=["1.2.840.10008.5.1.4.1.1.1.1"])
+
+
 class ImageSchema(_Schema):
     """What was read."""
 
@@ -112,6 +126,19 @@ class ImageSchema(_Schema):
     width: int = Field(description="Columns, as shown upright.", examples=[1024])
     height: int = Field(description="Rows, as shown upright.", examples=[1024])
     sha256: str = Field(description="Of the file's bytes.", examples=["5f70bf18a0860070" * 4])
+    dicom: DicomSchema | None = Field(
+        default=None, exclude_if=_is_none, description="Only of a DICOM file."
+    )
+
+
+class HeatmapSchema(_Schema):
+    """The X-ray with the heatmap over it."""
+
+    media_type: Literal["image/png"] = "image/png"
+    data: str = Field(
+        description="The picture, in base64.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
 
 
 class ModelSchema(_Schema):
@@ -152,6 +179,9 @@ class PredictionSchema(_Schema):
     timings_ms: dict[str, float] = Field(
         description="Milliseconds by stage.",
         examples=[{"decode": 11.2, "queue": 0.1, "inference": 16.8, "total": 28.1}],
+    )
+    heatmap: HeatmapSchema | None = Field(
+        default=None, exclude_if=_is_none, description="Only where it is asked for."
     )
 
 

@@ -2,21 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
-from app.imaging import ImageWarning, Limits, Radiograph, decode
-from app.overlay import draw_overlay
+from app.imaging import ImageWarning, Limits, Pixels, Radiograph, decode
+from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
 from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
+
+if TYPE_CHECKING:  # imported where a DICOM file is read, and not before
+    from pydicom import Dataset
+
+T = TypeVar("T")
 
 Stage = Literal["receive", "queue", "decode", "inference", "encode"]
 
@@ -65,13 +70,24 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class DicomInfo:
+    """Which DICOM instance was read."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What was read."""
+    """What was read; `dicom` is None for PNG and JPEG."""
 
     format: str
     width: int
     height: int
     sha256: str
+    dicom: DicomInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,38 @@ class _Analysis:
     acceptance: Acceptance
     warnings: tuple[ImageWarning, ...]
     timings_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """An answer and what it was made of: all that a report or a picture is made from.
+
+    Attributes:
+        prediction: The answer.
+        radiograph: What was decoded for the model.
+        heatmap: float32 `[7, 7]` in [0, 1].
+        decode_whole: Decodes all of the file's pixels, where the model did with fewer.
+    """
+
+    prediction: Prediction
+    radiograph: Radiograph
+    heatmap: NDArray[np.float32]
+    decode_whole: Callable[[], Radiograph]
+
+    def draw(self, opacity: float = OPACITY, *, legend: bool = True) -> Pixels:
+        """Draw the heatmap over the X-ray: uint8 `[height, width, 3]` in RGB.
+
+        Args:
+            opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
+            legend: Whether a text below the X-ray says what is seen.
+        """
+        radiograph = self.decode_whole() if self.radiograph.is_reduced else self.radiograph
+        picture = draw_overlay(radiograph.pixels, self.heatmap, opacity)
+        if not legend:
+            return picture
+        label, other = self.prediction.probabilities
+        model = self.prediction.model
+        return add_legend(picture, Legend(label, other, model.name, model.version, opacity))
 
 
 class InferenceService:
@@ -185,6 +233,18 @@ class InferenceService:
         with self.scheduler.admit(deadline) as (place,):
             return await place.run(partial(self._predict, place, data))
 
+    async def report(self, data: bytes, deadline: float, write: Callable[[Finding], T]) -> T:
+        """Answer for one image in another form; raises as `predict` does.
+
+        Args:
+            data: The file's bytes.
+            deadline: When the answer must be ready, on the clock of `time.monotonic`.
+            write: Makes the answer's form, on the thread that ran the inference; what it raises
+                is raised.
+        """
+        with self.scheduler.admit(deadline) as (place,):
+            return await place.run(partial(self._report, place, data, write))
+
     async def predict_batch(
         self, files: Sequence[bytes], deadline: float
     ) -> list[Prediction | CovidXrayError]:
@@ -198,10 +258,19 @@ class InferenceService:
             pairs = zip(places, files, strict=True)
             return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
 
-    async def explain(self, data: bytes, deadline: float) -> bytes:
-        """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does."""
+    async def explain(
+        self, data: bytes, deadline: float, opacity: float = OPACITY, *, legend: bool = True
+    ) -> bytes:
+        """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does.
+
+        Args:
+            data: The file's bytes.
+            deadline: When the picture must be ready, on the clock of `time.monotonic`.
+            opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
+            legend: Whether a text below the X-ray says what is seen.
+        """
         with self.scheduler.admit(deadline) as (place,):
-            return await place.run(partial(self._explain, place, data))
+            return await place.run(partial(self._explain, place, data, opacity, legend=legend))
 
     async def _predict_or_error(self, place: Place, data: bytes) -> Prediction | CovidXrayError:
         try:
@@ -212,17 +281,32 @@ class InferenceService:
     # From here on everything runs on one of the scheduler's threads.
 
     def _predict(self, place: Place, data: bytes) -> Prediction:
-        prediction = _decide(self._analyze(place, data))
+        return self._find(place, data).prediction
+
+    def _report(self, place: Place, data: bytes, write: Callable[[Finding], T]) -> T:
+        finding = self._find(place, data)
+        place.check()
+        return write(finding)
+
+    def _find(self, place: Place, data: bytes) -> Finding:
+        finding = self._conclude(place, data)
+        prediction = finding.prediction
         positive = next(iter(prediction.probabilities.values()))
         self._recorder.record_probability(prediction.model.version, positive)
-        return prediction
+        return finding
 
-    def _explain(self, place: Place, data: bytes) -> bytes:
+    def _explain(self, place: Place, data: bytes, opacity: float, *, legend: bool) -> bytes:
+        finding = self._conclude(place, data)
+        return encode_png(finding.draw(opacity, legend=legend))
+
+    def _conclude(self, place: Place, data: bytes) -> Finding:
         analysis = self._analyze(place, data)
-        radiograph = analysis.radiograph
-        if radiograph.is_reduced:  # it is for the model; the picture has all of the file's pixels
-            radiograph = decode(data, self._limits)
-        return draw_overlay(radiograph.pixels, analysis.heatmap)
+        return Finding(
+            _decide(analysis),
+            analysis.radiograph,
+            analysis.heatmap,
+            partial(decode, data, self._limits),
+        )
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()
@@ -272,7 +356,6 @@ class InferenceService:
 
 def _decide(analysis: _Analysis) -> Prediction:
     manifest = analysis.release.manifest
-    radiograph = analysis.radiograph
     probabilities = dict(zip(manifest.labels, analysis.probabilities.tolist(), strict=True))
     positive, negative = manifest.labels
     threshold = manifest.decision.threshold
@@ -287,9 +370,31 @@ def _decide(analysis: _Analysis) -> Prediction:
         },
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
-        image=ImageInfo(radiograph.format, radiograph.width, radiograph.height, radiograph.sha256),
+        image=_describe(analysis.radiograph),
         model=ModelInfo(manifest.name, manifest.version, analysis.release.digest),
         timings_ms={
             stage: round(1000 * seconds, 3) for stage, seconds in analysis.timings_s.items()
         },
     )
+
+
+def _describe(radiograph: Radiograph) -> ImageInfo:
+    return ImageInfo(
+        radiograph.format,
+        radiograph.width,
+        radiograph.height,
+        radiograph.sha256,
+        None if radiograph.header is None else _identify(radiograph.header),
+    )
+
+
+def _identify(header: "Dataset") -> DicomInfo:
+    """Read an instance's UIDs; one that is missing or malformed is empty."""
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+    uids = []
+    for keyword in keywords:
+        try:
+            uids.append(str(header.get(keyword, "")))
+        except Exception:  # noqa: BLE001 -- pydicom raises almost anything for a malformed value
+            uids.append("")
+    return DicomInfo(*uids)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
 from app.engines import EngineFactory, EngineOptions, Predictions
 from app.errors import InferenceFailed
@@ -206,3 +207,33 @@ class IdleService:
 
     def check_room(self) -> None:
         pass
+
+
+def dicom_header(**attributes: object) -> Dataset:
+    """Make the header of a synthetic digital X-ray, with a made-up patient.
+
+    Args:
+        attributes: By keyword; None takes one away.
+    """
+    values = {
+        "StudyInstanceUID": "2.25.91",
+        "SeriesInstanceUID": "2.25.92",
+        "SOPInstanceUID": "2.25.93",
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+        "PatientName": "Phantom^Paula",
+        "PatientID": "PHANTOM-1",
+        "PatientBirthDate": "19700101",
+        "PatientSex": "F",
+        "StudyDate": "20260131",
+        "StudyTime": "120000",
+        "StudyID": "STUDY-1",
+        "AccessionNumber": "ACCESSION-1",
+        "ReferringPhysicianName": "Referrer^Rita",
+        "PatientOrientation": ["L", "F"],
+        "BurnedInAnnotation": "NO",
+    }
+    header = Dataset()
+    for keyword, value in (values | attributes).items():
+        if value is not None:
+            setattr(header, keyword, value)
+    return header

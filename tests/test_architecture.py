@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
-WEB_MODULES = {"main", "problems", "routes", "security", "uploads", "observability"}
+WEB_MODULES = {"main", "negotiation", "problems", "routes", "security", "uploads", "observability"}
 
 # Which modules of app a module may import. What is not listed may import nothing of app.
 MAY_IMPORT = {
@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "release",
         "scheduler",
     },
+    "reports": {"errors", "imaging", "overlay", "reports", "service"},
+    "negotiation": {"errors", "overlay", "reports", "schemas", "service"},
     "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
     "metrics": {"errors", "registry", "service"},
@@ -38,7 +40,9 @@ MAY_IMPORT = {
     "uploads": {"errors", "service"},
     "routes": {
         "errors",
+        "negotiation",
         "observability",
+        "overlay",
         "problems",
         "schemas",
         "security",
@@ -51,6 +55,9 @@ MAY_IMPORT = {
 }
 WIRING = {"main", "cli", "server"}
 SERVER = {"connections", "server"}
+
+# Take half a second and 130 MB to import; nothing imports them but in a function.
+WRITE_DICOM = {"reports/sr", "reports/secondary_capture"}
 
 # What tells operators of the service, and the module beside `observability` that knows it.
 TELLING = {"prometheus_client": "metrics", "structlog": "logs", "opentelemetry": "tracing"}
@@ -115,6 +122,12 @@ class TestApp:
         assert not _packages(source, top_level_only=True) & libraries
         if _module(source) != "engines":
             assert not _packages(source) & libraries
+
+    def test_what_writes_dicom_is_imported_with_the_first_report(self, source: Path) -> None:
+        names = set(_imports(source, top_level_only=True))
+        assert not names & {f"app.{module.replace('/', '.')}" for module in WRITE_DICOM}
+        if source.relative_to(APP).as_posix().removesuffix(".py") not in WRITE_DICOM:
+            assert not {name.split(".")[0] for name in names} & {"pydicom", "highdicom"}
 
     def test_it_imports_of_app_only_what_its_job_needs(self, source: Path) -> None:
         module = _module(source)

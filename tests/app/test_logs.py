@@ -1,14 +1,15 @@
 import json
 import logging
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from structlog.contextvars import bound_contextvars
 
 from app.errors import InferenceFailed
-from app.logs import make_formatter
+from app.logs import configure_logging, make_formatter
 
 
 def write(message: str = "an event", **options: Any) -> str:
@@ -82,3 +83,28 @@ def test_a_person_gets_text() -> None:
 @pytest.mark.parametrize("found", [None, (None, None, None)])
 def test_an_event_without_an_exception_has_none(found: object) -> None:
     assert "exception" not in json.loads(write(exc_info=found))
+
+
+QUOTING = ("PIL", "highdicom", "pydicom", "python_multipart")
+
+
+@pytest.fixture
+def _configured() -> Iterator[None]:
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in QUOTING}
+    with warnings.catch_warnings():
+        configure_logging("debug", "json")
+        yield
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("library", QUOTING)
+def test_libraries_that_quote_uploads_are_not_listened_to(library: str) -> None:
+    assert not logging.getLogger(f"{library}.part").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("library", ["PIL", "highdicom", "pydicom"])
+def test_nor_are_their_warnings(library: str) -> None:
+    warnings.warn_explicit("a value", UserWarning, "part.py", 1, f"{library}.part")

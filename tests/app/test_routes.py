@@ -59,7 +59,35 @@ async def test_a_heatmap_is_a_png(client: httpx.AsyncClient) -> None:
     response = await client.post(HEATMAPS, files={"file": gray_png(height=80, width=120)})
     assert response.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(response.content)) as image:
+        width, height = image.size
+    assert width >= 120
+    assert height > 80
+
+
+async def test_a_heatmap_without_its_legend_has_the_xrays_own_size(
+    client: httpx.AsyncClient,
+) -> None:
+    files = {"file": gray_png(height=80, width=120)}
+    response = await client.post(HEATMAPS, params={"legend": "false"}, files=files)
+    with Image.open(io.BytesIO(response.content)) as image:
         assert image.size == (120, 80)
+
+
+async def test_a_heatmap_without_opacity_is_the_xray(client: httpx.AsyncClient) -> None:
+    query = {"legend": "false", "opacity": "0"}
+    response = await client.post(HEATMAPS, params=query, files={"file": gray_png(204)})
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert image.getextrema() == ((204, 204),) * 3
+
+
+@pytest.mark.parametrize("opacity", ["1.1", "-0.1", "nan", "much"])
+async def test_an_opacity_beyond_0_and_1_is_malformed(
+    client: httpx.AsyncClient, opacity: str
+) -> None:
+    query = {"opacity": opacity}
+    response = await client.post(HEATMAPS, params=query, files={"file": gray_png()})
+    problem = check_problem(response, 400, "malformed-request")
+    assert problem["expected"] == "a valid opacity"
 
 
 async def test_models_are_listed_and_shown_with_their_manifest(client: httpx.AsyncClient) -> None:

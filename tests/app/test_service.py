@@ -16,9 +16,7 @@ from app.errors import (
     Overloaded,
     UnsupportedImageType,
 )
-from app.imaging import phantom
 from app.main import open_service
-from app.overlay import MAX_SIDE, draw_overlay
 from app.service import InferenceService, Prediction, Stage
 from app.settings import Settings
 from tests import fakes
@@ -220,7 +218,7 @@ async def test_leaving_closes_the_engine(opened: Open, engine: FakeEngine) -> No
 
 async def test_a_heatmap_is_a_png_of_the_xrays_own_aspect(opened: Open) -> None:
     async with opened() as service:
-        png = await service.explain(gray_png(height=80, width=120), math.inf)
+        png = await service.explain(gray_png(height=80, width=120), math.inf, legend=False)
     with Image.open(io.BytesIO(png)) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (120, 80))
 
@@ -230,40 +228,8 @@ async def test_a_heatmap_of_a_large_jpeg_is_as_large_as_of_another_file(opened: 
     Image.new("L", (1000, 1200), 90).save(buffer, "JPEG")
     async with opened() as service:
         prediction = await service.predict(buffer.getvalue(), math.inf)
-        png = await service.explain(buffer.getvalue(), math.inf)
-        other = await service.explain(gray_png(height=1200, width=1000), math.inf)
+        png = await service.explain(buffer.getvalue(), math.inf, legend=False)
+        other = await service.explain(gray_png(height=1200, width=1000), math.inf, legend=False)
     assert (prediction.image.width, prediction.image.height) == (1000, 1200)
     sizes = [Image.open(io.BytesIO(each)).size for each in (png, other)]
     assert sizes == [(853, 1024)] * 2
-
-
-def _draw(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    with Image.open(io.BytesIO(draw_overlay(pixels, heatmap))) as image:
-        return np.asarray(image).astype(int)
-
-
-def test_without_heat_the_xray_is_as_it_was() -> None:
-    pixels = phantom()[..., 0]
-    drawn = _draw(pixels, np.zeros((7, 7), np.float32))
-    np.testing.assert_array_equal(drawn, np.repeat(pixels[..., None], 3, axis=2))
-
-
-def test_the_hottest_point_has_the_brightest_color_and_the_xray_still_shows() -> None:
-    black, white = (
-        _draw(np.full((70, 70), value, np.uint8), np.ones((7, 7), np.float32)) for value in (0, 255)
-    )
-    assert np.unique(black.reshape(-1, 3), axis=0).tolist() == [[164, 166, 107]]
-    assert ((white - black) == 89).all()  # what 65% opacity leaves of 255
-
-
-def test_heat_is_drawn_where_it_is() -> None:
-    heatmap = np.zeros((7, 7), np.float32)
-    heatmap[1, 5] = 1
-    drawn = _draw(np.zeros((140, 280), np.uint8), heatmap).sum(axis=2)
-    y, x = np.unravel_index(drawn.argmax(), drawn.shape)
-    assert (y // 20, x // 40) == (1, 5)
-
-
-def test_a_large_xray_is_drawn_smaller() -> None:
-    drawn = _draw(np.zeros((1000, 3000), np.uint8), np.zeros((7, 7), np.float32))
-    assert drawn.shape[:2] == (341, MAX_SIDE)

@@ -1,0 +1,44 @@
+"""What makes the reports, as they tell it: this software with one release of a model."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from app.overlay import DISCLAIMER
+from app.service import Finding, ModelInfo
+
+if TYPE_CHECKING:  # imported where a report is written, and not before
+    from pydicom import Dataset
+
+PRODUCT = "covid-xray"
+MANUFACTURER = "covid-xray project (research software)"
+VERSION = version(PRODUCT)
+
+NOTICE = (
+    f"{DISCLAIMER} It must not be used to diagnose or to decide on treatment. It knows two labels "
+    "only: any other finding is neither of them."
+)
+
+
+def device_uid(model: ModelInfo) -> str:
+    """Name the device: the same for the same version of this software and the same release."""
+    return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{VERSION}:{model.digest}"))
+
+
+def uid_of(uuid: UUID) -> str:
+    """Make a UUID a DICOM UID (PS3.5, B.2)."""
+    return f"2.25.{uuid.int}"
+
+
+def sign(report: "Dataset", model: ModelInfo) -> None:
+    """Tell in a DICOM instance what made it, and that it is for research only."""
+    report.Manufacturer = MANUFACTURER
+    report.ManufacturerModelName = model.name
+    report.SoftwareVersions = [f"{PRODUCT} {VERSION}", f"{model.name} {model.version}"]
+    report.DeviceSerialNumber = model.digest
+    report.ContentQualification = "RESEARCH"
+
+
+def remarks(finding: Finding) -> tuple[str, ...]:
+    """Tell what a report's reader should know: what the software is not, and its warnings."""
+    return (NOTICE, *(warning.detail for warning in finding.prediction.warnings))

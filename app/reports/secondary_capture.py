@@ -1,0 +1,75 @@
+"""The heatmap over its X-ray as a DICOM Secondary Capture."""
+
+from uuid import uuid4
+
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+
+from app.overlay import DISCLAIMER
+from app.reports import codes
+from app.reports.device import MANUFACTURER, sign, uid_of
+from app.reports.source import Source, copy_attributes
+from app.service import DicomInfo, Finding
+
+SERIES_NUMBER = 9902
+SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
+
+_OF_THE_PIXELS = (
+    "PatientOrientation",
+    "BurnedInAnnotation",  # the legend names nobody, so what was true of the source still is
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+"""What is true of the source's pixels is true of those of the picture."""
+
+
+def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
+    """Make the picture with its legend, as a series of its own of the image's study.
+
+    Raises:
+        UnsupportedImage: The image has attributes that cannot be copied.
+    """
+    capture = SCImage(
+        finding.draw(),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
+        study_instance_uid=source.uids.study_instance_uid,
+        series_instance_uid=uid_of(uuid4()),
+        series_number=SERIES_NUMBER,
+        series_description=SERIES_DESCRIPTION,
+        sop_instance_uid=uid_of(uuid4()),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+    )
+    capture.PatientOrientation = []
+    capture.BodyPartExamined = "CHEST"
+    capture.DerivationDescription = _describe(finding)
+    capture.ImageComments = DISCLAIMER
+    capture.SourceImageSequence = [_reference(source.uids)]
+    sign(capture, finding.prediction.model)
+    copy_attributes(source.header, capture)
+    copy_attributes(source.header, capture, _OF_THE_PIXELS)
+    return capture
+
+
+def _describe(finding: Finding) -> str:
+    label, other = finding.prediction.probabilities
+    model = finding.prediction.model
+    return (
+        f"Grad-CAM heatmap, {label} against {other}, by {model.name} {model.version}, over the "
+        f"source image, with a legend below it. {DISCLAIMER}"
+    )
+
+
+def _reference(uids: DicomInfo) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = uids.sop_class_uid
+    reference.ReferencedSOPInstanceUID = uids.sop_instance_uid
+    code = codes.SOURCE_IMAGE
+    purpose = CodedConcept(code.value, code.scheme, code.meaning)
+    reference.PurposeOfReferenceCodeSequence = [purpose]
+    return reference
