@@ -12,6 +12,7 @@ CovidXrayError
 │   └── NotAChestRadiograph       not-a-chest-radiograph
 ├── ReleaseError                  the operator can mend it
 │   ├── ReleaseNotFound           release-not-found
+│   ├── CardNotFound              card-not-found
 │   └── ReleaseInvalid            release-invalid
 ├── AccessError                   the operator can mend it
 │   ├── KeysInvalid               keys-invalid
@@ -115,6 +116,13 @@ class ReleaseNotFound(ReleaseError):
 
     code = "release-not-found"
     title = "There is no such release"
+
+
+class CardNotFound(ReleaseError):
+    """A release has no model card."""
+
+    code = "card-not-found"
+    title = "The release has no model card"
 
 
 class ReleaseInvalid(ReleaseError):

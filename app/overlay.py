@@ -29,7 +29,7 @@ _INFERNO = (
 )
 
 
-def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> bytes:
+def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32], opacity: float = OPACITY) -> bytes:
     """Draw a heatmap over its X-ray, at the X-ray's own aspect.
 
     The model saw the X-ray stretched to a square, so stretching the heatmap back to the X-ray's
@@ -38,6 +38,7 @@ def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> bytes:
     Args:
         pixels: uint8 `[height, width]`, 0 black to 255 white.
         heatmap: float32 `[7, 7]` in [0, 1].
+        opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
 
     Returns:
         A PNG in RGB whose longer side has at most `MAX_SIDE` pixels.
@@ -46,9 +47,9 @@ def draw_overlay(pixels: Pixels, heatmap: NDArray[np.float32]) -> bytes:
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     upsampled = Image.fromarray(heatmap).resize(image.size, Image.Resampling.BICUBIC)
     heat = np.clip(np.asarray(upsampled), 0, 1)  # bicubic may overshoot
-    opacity = (OPACITY * heat)[..., np.newaxis]
+    alpha = (opacity * heat)[..., np.newaxis]
     gray = np.asarray(image, dtype=np.float32)[..., np.newaxis]
-    blended = gray * (1 - opacity) + _colors()[np.rint(heat * 255).astype(np.uint8)] * opacity
+    blended = gray * (1 - alpha) + _colors()[np.rint(heat * 255).astype(np.uint8)] * alpha
     buffer = io.BytesIO()
     Image.fromarray(np.rint(blended).astype(np.uint8)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -23,6 +23,7 @@ _STATUS = {
     "unsupported-image": HTTPStatus.UNPROCESSABLE_ENTITY,
     "not-a-chest-radiograph": HTTPStatus.UNPROCESSABLE_ENTITY,
     "release-not-found": HTTPStatus.NOT_FOUND,
+    "card-not-found": HTTPStatus.NOT_FOUND,
     "not-ready": HTTPStatus.SERVICE_UNAVAILABLE,
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,

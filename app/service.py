@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
 from app.imaging import ImageWarning, Limits, Radiograph, decode, to_model_input
-from app.overlay import draw_overlay
+from app.overlay import OPACITY, draw_overlay
 from app.registry import Registry
 from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
@@ -198,10 +198,16 @@ class InferenceService:
             pairs = zip(places, files, strict=True)
             return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
 
-    async def explain(self, data: bytes, deadline: float) -> bytes:
-        """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does."""
+    async def explain(self, data: bytes, deadline: float, opacity: float = OPACITY) -> bytes:
+        """Draw where in the image the model sees COVID-19, as a PNG; raises as `predict` does.
+
+        Args:
+            data: The file's bytes.
+            deadline: When the picture must be ready, on the clock of `time.monotonic`.
+            opacity: Of the hottest point, in [0, 1]; 0 gives the X-ray alone.
+        """
         with self.scheduler.admit(deadline) as (place,):
-            return await place.run(partial(self._explain, place, data))
+            return await place.run(partial(self._explain, place, data, opacity))
 
     async def _predict_or_error(self, place: Place, data: bytes) -> Prediction | CovidXrayError:
         try:
@@ -217,9 +223,9 @@ class InferenceService:
         self._recorder.record_probability(prediction.model.version, positive)
         return prediction
 
-    def _explain(self, place: Place, data: bytes) -> bytes:
+    def _explain(self, place: Place, data: bytes, opacity: float) -> bytes:
         analysis = self._analyze(place, data)
-        return draw_overlay(analysis.radiograph.pixels, analysis.heatmap)
+        return draw_overlay(analysis.radiograph.pixels, analysis.heatmap, opacity)
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
-WEB_MODULES = {"main", "problems", "routes", "security", "uploads", "observability"}
+WEB_MODULES = {"main", "page", "problems", "routes", "security", "uploads", "observability"}
 
 # Which modules of app a module may import. What is not listed may import nothing of app.
 MAY_IMPORT = {
@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "routes": {
         "errors",
         "observability",
+        "overlay",
+        "page",
         "problems",
         "schemas",
         "security",

@@ -18,7 +18,9 @@ from packaging.version import Version
 from tests.container import compose
 
 ROOT = Path(__file__).parents[1]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT: dict[str, Any] = _PYPROJECT["project"]
+TOOLS: dict[str, Any] = _PYPROJECT["tool"]
 PYTHONS = ("3.11", "3.12", "3.13")
 NOT_FOR_SERVING = {"keras", "matplotlib", "scikit-learn", "tensorboard", "tensorflow"}
 
@@ -225,6 +227,22 @@ def test_the_restrictions_of_a_container_are_those_of_compose() -> None:
     assert "--security-opt=no-new-privileges:true" in flags
     assert "--ulimit=nofile=1024:1024" in flags
     assert "--ulimit=nproc=1000:1000" in flags
+
+
+@pytest.mark.parametrize("package", ["app", "training"])
+def test_an_installed_package_has_every_file_that_is_no_code(package: str) -> None:
+    globs = TOOLS["setuptools"]["package-data"]
+    packed = {
+        path
+        for name, patterns in globs.items()
+        for pattern in patterns
+        for path in (ROOT / name.replace(".", "/")).glob(pattern)
+    }
+    listed = subprocess.run(
+        ["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = {ROOT / line for line in listed.stdout.splitlines()}
+    assert {path for path in files if path.suffix not in {".py", ".md", ".ipynb"}} <= packed
 
 
 def test_every_place_tells_the_same_version() -> None:
