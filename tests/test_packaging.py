@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from app.page import FILES
 from tests.container import compose
 
 ROOT = Path(__file__).parents[1]
@@ -229,20 +230,13 @@ def test_the_restrictions_of_a_container_are_those_of_compose() -> None:
     assert "--ulimit=nproc=1000:1000" in flags
 
 
-@pytest.mark.parametrize("package", ["app", "training"])
-def test_an_installed_package_has_every_file_that_is_no_code(package: str) -> None:
-    globs = TOOLS["setuptools"]["package-data"]
+def test_an_installed_package_has_every_file_of_the_page() -> None:
     packed = {
-        path
-        for name, patterns in globs.items()
-        for pattern in patterns
-        for path in (ROOT / name.replace(".", "/")).glob(pattern)
+        path.name
+        for pattern in TOOLS["setuptools"]["package-data"]["app.page"]
+        for path in (ROOT / "app" / "page").glob(pattern)
     }
-    listed = subprocess.run(
-        ["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    files = {ROOT / line for line in listed.stdout.splitlines()}
-    assert {path for path in files if path.suffix not in {".py", ".md", ".ipynb"}} <= packed
+    assert packed == {name for name, _ in FILES.values()}
 
 
 def test_every_place_tells_the_same_version() -> None:
