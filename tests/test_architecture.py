@@ -129,10 +129,15 @@ def test_training_shares_only_pixels_releases_and_engines_with_the_service(sourc
     assert _of_app(source) <= {"imaging", "release", "engines", "errors"}
 
 
+@pytest.mark.parametrize("source", _sources("covid_xray"), ids=_name)
+def test_the_client_knows_nothing_of_the_service(source: Path) -> None:
+    assert not _packages(source) & {"app", "training"}
+
+
 def test_main_shows_the_whole_service_in_under_80_lines() -> None:
     assert len((APP / "main.py").read_text(encoding="utf-8").splitlines()) < 80
 
 
-@pytest.mark.parametrize("source", _sources("app"), ids=_name)
+@pytest.mark.parametrize("source", _sources("app") + _sources("covid_xray"), ids=_name)
 def test_no_module_has_grown_past_its_job(source: Path) -> None:
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 400
