@@ -20,6 +20,7 @@ CovidXrayError
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
+├── ClientUnavailable             client-unavailable          no service elsewhere can be asked
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
@@ -166,6 +167,13 @@ class InferenceFailed(EngineError):
 
     code = "inference-failed"
     title = "Inference failed"
+
+
+class ClientUnavailable(CovidXrayError):
+    """A service elsewhere is to be asked, but it cannot be, or not by what is installed."""
+
+    code = "client-unavailable"
+    title = "The service elsewhere cannot be asked"
 
 
 class TracingUnavailable(CovidXrayError):

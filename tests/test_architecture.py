@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "release",
         "scheduler",
     },
+    "reading": {"errors", "schemas", "service"},
+    "terminal": {"reading"},
     "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
     "metrics": {"errors", "registry", "service"},
