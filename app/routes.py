@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
+from app.examples import documented
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
@@ -240,6 +241,7 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
     app.include_router(v1, dependencies=schemes)
     app.include_router(health)
     add_page(app)
+    app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
 
     @app.exception_handler(CovidXrayError)
     async def _known(_: Request, error: CovidXrayError) -> JSONResponse:

@@ -36,10 +36,12 @@ MAY_IMPORT = {
     "metrics": {"errors", "registry", "service"},
     "logs": {"errors"},
     "tracing": {"errors"},
+    "examples": {"errors", "schemas"},
     "problems": {"errors", "observability", "schemas"},
     "uploads": {"errors", "service"},
     "routes": {
         "errors",
+        "examples",
         "observability",
         "overlay",
         "page",
