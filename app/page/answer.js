@@ -63,13 +63,14 @@ function makeAcceptance({ score, threshold }) {
 
 const NAMES = {
   format: "Format", width: "Width", height: "Height", sha256: "SHA-256",
-  study_instance_uid: "Study UID", series_instance_uid: "Series UID", sop_instance_uid: "SOP instance UID",
+  study_instance_uid: "Study UID", series_instance_uid: "Series UID",
+  sop_instance_uid: "SOP instance UID", sop_class_uid: "SOP class UID",
 };
 
 function makeDetails(prediction, links) {
-  const { width, height, ...rest } = prediction.image;
-  const image = Object.entries(rest)
-    .filter(([, value]) => value !== null && typeof value !== "object")
+  const { width, height, dicom, ...rest } = prediction.image;
+  const image = Object.entries({ ...rest, ...dicom })
+    .filter(([, value]) => value)
     .map(([name, value]) => [NAMES[name] ?? name, String(value), name === "format" ? "" : "code"]);
   const { name, version, digest } = prediction.model;
   return makeSection("Image and model", makeFacts([

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ from tests.integration.server import Server
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
-AXE = ROOT / "build" / "node_modules" / "axe-core" / "axe.min.js"
 PROGRAMS = ("chromium", "chromedriver")
 
 _ALONE = (
@@ -155,6 +155,16 @@ class Browser:
     def close(self) -> None:
         self.driver.quit()
         self._profile.cleanup()
+
+
+def read_axe() -> str:
+    """Read axe-core: a newer one that npm put into `build`, or that of the Python package.
+
+    npm's: `npm install --prefix build --no-save axe-core`.
+    """
+    newer = ROOT / "build" / "node_modules" / "axe-core" / "axe.min.js"
+    packed = files("axe_core_python") / "axe.min.js"
+    return (newer if newer.exists() else packed).read_text(encoding="utf-8")
 
 
 def page_files() -> set[str]:
