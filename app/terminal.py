@@ -4,6 +4,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
 from app.reading import Reading
 
 NOTICE = "Research software, no medical device."
@@ -23,9 +28,6 @@ def progress(total: int, *, wanted: bool) -> Iterator[Callable[[], None]]:
     if not wanted or total < 2 or not sys.stderr.isatty():  # noqa: PLR2004 -- one is there at once
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415 -- a tenth of a second, at a terminal only
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415 -- the same
-
     columns = ("Reading", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as shown:
@@ -35,10 +37,6 @@ def progress(total: int, *, wanted: bool) -> Iterator[Callable[[], None]]:
 
 def print_table(readings: Sequence[Reading]) -> None:
     """Print a table of what came of all files."""
-    from rich.console import Console  # noqa: PLC0415 -- a tenth of a second, at a terminal only
-    from rich.table import Table  # noqa: PLC0415 -- the same
-    from rich.text import Text  # noqa: PLC0415 -- the same
-
     good = sum(each.prediction is not None for each in readings)
     caption = f"{good} of {len(readings)} answered. {NOTICE}"
     table = Table(caption=caption, caption_justify="left")

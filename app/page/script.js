@@ -83,7 +83,7 @@ async function showHeatmap(prediction, shown, signal) {
   }
   if (signal.aborted) return;
   await setPicture("overlay", overlay);
-  byId("caption").hidden = false;
+  showMeaning(prediction, isGray(byId("overlay")));
   blend();
 }
 
@@ -112,8 +112,11 @@ async function setPicture(id, blob) {
   const image = byId(id);
   const address = URL.createObjectURL(blob);
   state.addresses.push(address);
-  image.src = address;
-  const works = await image.decode().then(() => true, () => false);
+  const works = await new Promise((resolve) => {
+    image.addEventListener("load", () => resolve(true), { once: true });
+    image.addEventListener("error", () => resolve(false), { once: true });
+    image.src = address;
+  });
   if (image.src !== address) return works; // another one has taken its place
   image.hidden = !works;
   if (works) byId("no-picture").hidden = true;
@@ -126,6 +129,20 @@ function forgetPictures() {
     byId(id).hidden = true;
   }
   state.addresses.splice(0).forEach((address) => URL.revokeObjectURL(address));
+}
+
+// An X-ray has no color: what has some is the heatmap.
+function isGray(image) {
+  const side = 64;
+  const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0, side, side);
+  const { data } = context.getImageData(0, 0, side, side);
+  for (let at = 0; at < data.length; at += 4) {
+    const [red, green, blue] = data.subarray(at, at + 3);
+    if (Math.max(red, green, blue) - Math.min(red, green, blue) > 8) return false;
+  }
+  return true;
 }
 
 // At full strength the overlay is color × heat + X-ray × (1 - heat); laid over the X-ray with an
@@ -169,10 +186,6 @@ function showPrediction(prediction) {
   const positive = positiveLabel(prediction);
   showDone();
   hideKeyForm();
-  byId("overlay").alt = `Heatmap: what counted for ${positive}`;
-  byId("meaning").textContent =
-    `The brighter, the more it counted for ${positive} against the other label. It is coarse (7 × 7 ` +
-    "cells), and tells where this network looked, not where a disease is.";
   const { name, version } = prediction.model;
   show(...makeAnswer(prediction, makeModelLinks(name, version)));
   const said = prediction.warnings.map((warning) => ` Warning: ${warning.detail}`).join("");
@@ -180,10 +193,22 @@ function showPrediction(prediction) {
     `${percent(prediction.probabilities[positive])}, threshold ${percent(prediction.decision_threshold)}.${said}`);
 }
 
+function showMeaning(prediction, isEmpty) {
+  const [positive, other] = Object.keys(prediction.probabilities);
+  byId("meaning").textContent = isEmpty
+    ? `The heatmap is empty: nothing in this X-ray counted for ${positive} against ${other}.`
+    : `The brighter, the more it counted for ${positive} against ${other}, relative to this X-ray's own ` +
+      "maximum. It is coarse (7 × 7 cells), and tells where this network looked, not where a disease is.";
+  byId("overlay").alt = isEmpty ? "" : `Heatmap: what counted for ${positive} against ${other}`;
+  byId("controls").hidden = isEmpty;
+  byId("scale").hidden = isEmpty;
+  byId("caption").hidden = false;
+}
+
 // --- problems
 
 const ADVICE = {
-  "not-a-chest-radiograph": "The model reads upright frontal chest X-rays only, and would answer at random for anything else.",
+  "not-a-chest-radiograph": "The model knows upright frontal chest X-rays only; what it would say of anything else means nothing.",
   "unreadable-image": "The file seems to be damaged. Export it again.",
   overloaded: "The service has more to do than it can at the moment.",
   "not-ready": "The service is starting or stopping.",

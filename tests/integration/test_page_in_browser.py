@@ -31,12 +31,12 @@ REFUSED = "Failed to load resource"
 
 # A file that this browser cannot show, as it cannot show DICOM: the first picture fails.
 CANNOT_SHOW = """
-const decode = HTMLImageElement.prototype.decode;
+const create = URL.createObjectURL;
 let first = true;
-HTMLImageElement.prototype.decode = function () {
-  if (!first) return decode.call(this);
+URL.createObjectURL = (blob) => {
+  const shown = first ? new Blob(["no picture"]) : blob;
   first = false;
-  return Promise.reject(new DOMException("stand-in", "EncodingError"));
+  return create.call(URL, shown);
 };
 """
 
@@ -82,6 +82,15 @@ Made for `tests`, **only** <b>there</b>.
 | --- | --- |
 | all | 0.5 |
 """
+
+
+@pytest.fixture(scope="module")
+def server(tiny_store: Path) -> Iterator[Server]:
+    """A server that logs no requests: nobody reads its log, and so many would fill the pipe."""
+    server = Server({"model_store": str(tiny_store), "log_level": "warning"})
+    yield server.wait_until_ready()
+    server.client.close()
+    server.stop()
 
 
 @pytest.fixture
@@ -197,6 +206,18 @@ def test_what_the_browser_cannot_show_is_shown_as_the_service_reads_it(
     assert browser.find("#xray").is_displayed()
     assert browser.run("return xray.naturalHeight") == 960
     assert browser.run(MEAN, "#xray") == pytest.approx(phantom().mean(), abs=2)
+    browser.check()
+
+
+def test_a_heatmap_that_is_empty_is_told_so(browser: Browser, xray: Path, tmp_path: Path) -> None:
+    black = tmp_path / "black.png"
+    black.write_bytes(gray_png(0))
+    browser.open().choose(black)
+    assert "nothing in this X-ray counted for COVID-19" in browser.text("#meaning")
+    assert not browser.find("#opacity").is_displayed()
+    browser.choose(xray)
+    browser.wait("return meaning.textContent.startsWith('The brighter')")
+    assert browser.find("#opacity").is_displayed()
     browser.check()
 
 
