@@ -13,6 +13,7 @@ from PIL import Image
 from app.imaging import phantom
 from app.security import key_line, new_key
 from tests.fakes import encode, gray_png, write_manifest
+from tests.integration import scripts
 from tests.integration.server import Server, Start
 
 pytest.importorskip("selenium", reason="drives the browser")
@@ -28,45 +29,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 REFUSED = "Failed to load resource"
-
-# A file that this browser cannot show, as it cannot show DICOM: the first picture fails.
-CANNOT_SHOW = """
-const create = URL.createObjectURL;
-let first = true;
-URL.createObjectURL = (blob) => {
-  const shown = first ? new Blob(["no picture"]) : blob;
-  first = false;
-  return create.call(URL, shown);
-};
-"""
-
-# What the service says of a DICOM file beyond what it says of others.
-OF_DICOM = """
-const json = Response.prototype.json;
-Response.prototype.json = async function () {
-  const content = await json.call(this);
-  if (content.image) {
-    content.image.dicom = {
-      study_instance_uid: "1.2.3",
-      series_instance_uid: "1.2.3.4",
-      sop_instance_uid: "1.2.3.4.5",
-    };
-  }
-  return content;
-};
-"""
-
-MEAN = """
-const image = document.querySelector(arguments[0]);
-const canvas = document.createElement("canvas");
-canvas.width = image.naturalWidth;
-canvas.height = image.naturalHeight;
-const context = canvas.getContext("2d");
-context.drawImage(image, 0, 0);
-const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
-return data.reduce((sum, value, at) => sum + (at % 4 < 3 ? value : 0), 0) / (data.length * 0.75);
-"""
-
 
 CARD = """# Title
 
@@ -200,12 +162,12 @@ def test_the_slider_lays_the_heatmap_over_the_xray(browser: Browser, xray: Path)
 def test_what_the_browser_cannot_show_is_shown_as_the_service_reads_it(
     browser: Browser, xray: Path
 ) -> None:
-    browser.command("Page.addScriptToEvaluateOnNewDocument", source=CANNOT_SHOW)
+    browser.command("Page.addScriptToEvaluateOnNewDocument", source=scripts.CANNOT_SHOW)
     browser.open().choose(xray)
     assert [address for address in browser.requests() if "opacity=0&" in address]
     assert browser.find("#xray").is_displayed()
     assert browser.run("return xray.naturalHeight") == 960
-    assert browser.run(MEAN, "#xray") == pytest.approx(phantom().mean(), abs=2)
+    assert browser.run(scripts.MEAN, "#xray") == pytest.approx(phantom().mean(), abs=2)
     browser.check()
 
 
@@ -222,7 +184,7 @@ def test_a_heatmap_that_is_empty_is_told_so(browser: Browser, xray: Path, tmp_pa
 
 
 def test_the_uids_of_a_dicom_file_are_shown(browser: Browser, xray: Path) -> None:
-    browser.command("Page.addScriptToEvaluateOnNewDocument", source=OF_DICOM)
+    browser.command("Page.addScriptToEvaluateOnNewDocument", source=scripts.OF_DICOM)
     browser.open().choose(xray)
     content = browser.text("#content")
     for name, uid in (("Study", "1.2.3"), ("Series", "1.2.3.4"), ("SOP instance", "1.2.3.4.5")):
@@ -237,7 +199,7 @@ def test_what_the_browser_would_show_too_dark_is_shown_as_the_service_reads_it(
     path.write_bytes(encode(np.full((80, 100), 3200, np.uint16)))  # 12 bits in 16
     browser.open().choose(path)
     assert "uses 12 bits only" in browser.text(".care")
-    assert browser.run(MEAN, "#xray") == pytest.approx(3200 / 4095 * 255, abs=2)
+    assert browser.run(scripts.MEAN, "#xray") == pytest.approx(3200 / 4095 * 255, abs=2)
     browser.screenshot("warning")
     browser.check()
 
@@ -270,6 +232,34 @@ def test_a_service_that_cannot_be_reached_can_be_asked_again(browser: Browser, x
     browser.find(".problem button").click()
     browser.wait("return document.querySelector('#verdict')")
     browser.check(REFUSED)
+
+
+def test_a_busy_service_can_be_asked_again_and_never_hears_a_files_name(
+    browser: Browser, xray: Path
+) -> None:
+    browser.command("Page.addScriptToEvaluateOnNewDocument", source=scripts.BUSY)
+    browser.open().choose(xray)
+    assert "The service is overloaded." in browser.text(".problem")
+    assert "A place should be free in 7 s." in browser.text(".problem")
+    browser.find(".problem button").click()
+    browser.wait("return !document.querySelector('#caption').hidden")
+    assert browser.run("return window.sent") == ["upload"] * 3
+    browser.check()
+
+
+def test_another_file_takes_the_place_of_one_that_is_being_read(
+    browser: Browser, xray: Path, tmp_path: Path
+) -> None:
+    black = tmp_path / "black.png"
+    black.write_bytes(gray_png(0))
+    browser.open()
+    for file in (xray, black, xray, black):
+        browser.find("#file").send_keys(str(file))
+    browser.wait_for_answer()
+    assert browser.text("#verdict") == "Normal"
+    assert browser.text("#choice-title") == "black.png"
+    assert browser.run("return [xray.naturalWidth, overlay.naturalWidth]") == [100, 100]
+    browser.check()
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_only(
