@@ -67,7 +67,9 @@ async function read(file) {
     const prediction = await (await upload("v1/predictions", run.signal)).json();
     if (run.signal.aborted) return;
     showPrediction(prediction);
-    await showHeatmap(prediction, shown, run.signal);
+    await showHeatmap(prediction, shown, run.signal).catch((error) => {
+      if (!run.signal.aborted) showNoHeatmap(error);
+    });
   } catch (error) {
     if (!run.signal.aborted) showProblem(error);
   } finally {
@@ -203,6 +205,16 @@ function showMeaning(prediction, isEmpty) {
   byId("controls").hidden = isEmpty;
   byId("scale").hidden = isEmpty;
   byId("caption").hidden = false;
+}
+
+// The answer stands without its picture.
+function showNoHeatmap(error) {
+  if (!(error instanceof Problem)) throw error;
+  byId("meaning").textContent = `There is no heatmap. ${error.content.title}. ${error.content.detail}`;
+  byId("controls").hidden = true;
+  byId("scale").hidden = true;
+  byId("caption").hidden = false;
+  byId("no-picture").hidden = !byId("xray").hidden;
 }
 
 // --- problems

@@ -234,6 +234,18 @@ def test_a_service_that_cannot_be_reached_can_be_asked_again(browser: Browser, x
     browser.check(REFUSED)
 
 
+def test_an_answer_stands_where_its_heatmap_does_not_come(browser: Browser, xray: Path) -> None:
+    browser.open()
+    browser.command("Network.enable")
+    browser.command("Network.setBlockedURLs", urls=["*/v1/heatmaps*"])
+    browser.choose(xray)
+    assert browser.text("#verdict") == "COVID-19"
+    assert "There is no heatmap. The service cannot be reached." in browser.text("#meaning")
+    assert not browser.find("#opacity").is_displayed()
+    assert browser.find("#xray").is_displayed()
+    browser.check(REFUSED)
+
+
 def test_a_busy_service_can_be_asked_again_and_never_hears_a_files_name(
     browser: Browser, xray: Path
 ) -> None:
