@@ -51,7 +51,7 @@ audit: | $(VENV)/bin/pip ## Look for known weaknesses of all locked versions; ne
 
 clean: ## Remove everything that the other targets made, except runs and releases.
 	rm -rf $(VENV) .container .mypy_cache .pytest_cache .ruff_cache build ./*.egg-info
-	find app training tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app covid_xray training tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:
 	@"$(PYTHON)" -c '$(USABLE)' 2> /dev/null || { echo '$(NO_PYTHON).' >&2; exit 1; }

@@ -1,26 +1,26 @@
 """`covid-xray serve`, `predict FILES...`, `verify PATH` and `key`."""
 
 import asyncio
-import json
-import math
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app import server
-from app.engines import create_engine, installed_engines
+from app.engines import available_cpus, create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
 from app.main import open_service
+from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, read_here
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
-from app.schemas import PredictionSchema, Problem
 from app.security import key_line, new_key
-from app.service import InferenceService, Prediction
-from app.settings import Settings, SettingsInvalid, load_settings
+from app.settings import SettingsInvalid, load_settings
+from app.terminal import print_table, progress
 
 cli = typer.Typer(
     help="COVID-19 / Normal on frontal chest X-rays. Research software, no medical device. "
@@ -52,16 +52,28 @@ def serve() -> None:
 
 @cli.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="X-rays, as PNG or JPEG.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="X-rays: files, folders with all below them, or patterns ('*.dcm')."),
+    ],
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON per file instead of a table.")
     ] = False,
+    server: Annotated[
+        str | None, typer.Option(help="Ask the service at this address, instead of reading here.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the API key for the server.")
+    ] = None,
 ) -> None:
-    """Read X-rays here, without a server; exit with 1 where one of them has no answer."""
-    settings = load_settings()
+    """Read X-rays, here or by a server; exit with 1 where one of them has no answer."""
     configure_logging("warning", "console")
-    if not asyncio.run(_predict(settings, files, as_json=as_json)):
+    if api_key_file and not server:
+        raise typer.BadParameter(
+            "Expected --server with it; received none.", param_hint="--api-key-file"
+        )
+    if not asyncio.run(_predict(find_files(files), server, api_key_file, as_json=as_json)):
         raise typer.Exit(1)
 
 
@@ -103,44 +115,37 @@ def _stop(*_: object) -> None:
     sys.exit(0)
 
 
-async def _predict(settings: Settings, files: list[Path], *, as_json: bool) -> bool:
-    good = True
-    async with open_service(settings) as service:
-        for file in files:
-            answer = await _answer(service, file)
-            good &= isinstance(answer, Prediction)
-            typer.echo(_as_json(file, answer) if as_json else _as_row(file, answer))
-    return good
+async def _predict(
+    files: list[Path], address: str | None, key_file: Path | None, *, as_json: bool
+) -> bool:
+    """Read files and print what came of them; tell whether each has an answer."""
+    as_table = sys.stdout.isatty() and not as_json
+    disturbs = sys.stdout.isatty() and as_json
+    readings = []
+    async with _open_reader(address, key_file) as (read, at_once):
+        with progress(len(files), wanted=not disturbs) as advance:
+            async for reading in read_all(files, read, at_once):
+                readings.append(reading)
+                advance()
+                if not as_table:
+                    typer.echo(reading.as_json() if as_json else reading.as_row())
+    if as_table:
+        print_table(readings)
+    return all(reading.prediction for reading in readings)
 
 
-async def _answer(service: InferenceService, file: Path) -> Prediction | CovidXrayError | OSError:
-    try:
-        return await service.predict(await asyncio.to_thread(file.read_bytes), math.inf)
-    except (CovidXrayError, OSError) as error:
-        return error
-
-
-def _as_row(file: Path, answer: Prediction | CovidXrayError | OSError) -> str:
-    if not isinstance(answer, Prediction):
-        return f"{'-':<10} {'-':>6}  {file}  {_reason(answer)}"
-    positive = next(iter(answer.probabilities.values()))
-    warnings = " ".join(warning.code for warning in answer.warnings)
-    return f"{answer.label:<10} {positive:6.1%}  {file}  {warnings}".rstrip()
-
-
-def _as_json(file: Path, answer: Prediction | CovidXrayError | OSError) -> str:
-    content: dict[str, Any] = {"file": str(file)}
-    if isinstance(answer, Prediction):
-        content |= PredictionSchema.model_validate(answer).model_dump(mode="json")
-    elif isinstance(answer, CovidXrayError):
-        content["problem"] = Problem.of(answer).model_dump(exclude_none=True)
+@asynccontextmanager
+async def _open_reader(
+    address: str | None, key_file: Path | None
+) -> AsyncIterator[tuple[Read, int]]:
+    """Open what reads files, and tell how many it reads at once."""
+    if address:
+        async with open_server(address, key_file) as read:
+            yield read, AT_A_SERVER
     else:
-        content["problem"] = {"detail": _reason(answer)}
-    return json.dumps(content)
-
-
-def _reason(error: CovidXrayError | OSError) -> str:
-    return f"{error.strerror}." if isinstance(error, OSError) else str(error)
+        settings = load_settings()
+        async with open_service(settings) as service:
+            yield read_here(service), settings.threads or available_cpus()
 
 
 def _installed() -> tuple[EngineName, ...]:

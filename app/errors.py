@@ -13,6 +13,7 @@ CovidXrayError
 │   └── NotAChestRadiograph       not-a-chest-radiograph
 ├── ReleaseError                  the operator can mend it
 │   ├── ReleaseNotFound           release-not-found
+│   ├── CardNotFound              card-not-found
 │   └── ReleaseInvalid            release-invalid
 ├── AccessError                   the operator can mend it
 │   ├── KeysInvalid               keys-invalid
@@ -20,6 +21,7 @@ CovidXrayError
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
+├── ClientUnavailable             client-unavailable          no service elsewhere can be asked
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
@@ -125,6 +127,13 @@ class ReleaseNotFound(ReleaseError):
     title = "There is no such release"
 
 
+class CardNotFound(ReleaseError):
+    """A release has no model card."""
+
+    code = "card-not-found"
+    title = "The release has no model card"
+
+
 class ReleaseInvalid(ReleaseError):
     """A release's files, manifest or answers are not what they must be."""
 
@@ -166,6 +175,13 @@ class InferenceFailed(EngineError):
 
     code = "inference-failed"
     title = "Inference failed"
+
+
+class ClientUnavailable(CovidXrayError):
+    """A service elsewhere is to be asked, but it cannot be, or not by what is installed."""
+
+    code = "client-unavailable"
+    title = "The service elsewhere cannot be asked"
 
 
 class TracingUnavailable(CovidXrayError):

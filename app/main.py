@@ -30,7 +30,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     Raises:
         AccessError: The API keys cannot be used, or there are none where there have to be.
     """
-    access = Access(settings.api_keys_file, settings.docs, settings.metrics)
+    access = Access(settings.api_keys_file, settings.docs, settings.metrics, settings.page)
     access.check_address(settings.host, allow_anonymous=settings.allow_anonymous)
 
     @asynccontextmanager

@@ -163,17 +163,21 @@ def describe_forms() -> dict[str, Any]:
     """Describe the answer in OpenAPI, with an example of each form that can be read."""
     finding = example_finding()
     binary = {"type": "string", "format": "binary"}
-    prediction = PredictionSchema.model_validate(finding.prediction).model_dump(mode="json")
     return {
         "description": "The prediction, in the first of the forms that the client accepts.",
         "content": {
-            JSON: {"example": prediction},
+            JSON: {},
             FHIR: {
                 "schema": {
                     "type": "object",
                     "description": "An Observation of FHIR R4, preliminary.",
                 },
-                "example": make_observation(finding, ISSUED),
+                "examples": {
+                    "two-left": {
+                        "summary": "Of a DICOM file",
+                        "value": make_observation(finding, ISSUED),
+                    }
+                },
             },
             DICOM: {
                 "schema": {

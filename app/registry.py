@@ -12,7 +12,7 @@ from threading import Lock
 from app.engines import Engine, Predictions
 from app.errors import CovidXrayError, NotReady, ReleaseInvalid, ReleaseNotFound
 from app.imaging import RESIZE_RULE, phantom
-from app.release import Release, open_release
+from app.release import Release, open_release, read_card
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +140,18 @@ class Registry:
         if entry is None:
             raise ReleaseNotFound("a version that the service lists", f"{version}")
         return entry
+
+    def read_card(self, version: int) -> bytes:
+        """Read a version's model card, Markdown in UTF-8.
+
+        Raises:
+            ReleaseNotFound: The store has no such version, or it was refused.
+            CardNotFound: The version has none.
+        """
+        release = self.entry(version).release
+        if release is None:
+            raise ReleaseNotFound("a version that can be served", f"{version}, which was refused")
+        return read_card(release)
 
     @contextmanager
     def lease(self) -> Iterator[Serving]:

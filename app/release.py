@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import ReleaseInvalid, ReleaseNotFound
+from app.errors import CardNotFound, ReleaseInvalid, ReleaseNotFound
 
 MANIFEST = "manifest.json"
+CARD = "MODEL_CARD.md"
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -229,6 +230,21 @@ def open_release(path: Path) -> Release:
         )
     _verify_files(path, manifest)
     return Release(path, manifest, hashlib.sha256(text).hexdigest())
+
+
+def read_card(release: Release) -> bytes:
+    """Read a release's model card, Markdown in UTF-8.
+
+    Raises:
+        CardNotFound: It has none.
+    """
+    try:
+        return (release.path / CARD).read_bytes()
+    except OSError as error:
+        manifest = release.manifest
+        raise CardNotFound(
+            f"a {CARD} in {manifest.name} version {manifest.version}", "none"
+        ) from error
 
 
 def hash_files(path: Path) -> dict[str, str]:

@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
+from app.examples import documented
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
+from app.page import add_page
 from app.problems import MEDIA_TYPE, answer, to_problem
 from app.schemas import (
     AliveSchema,
@@ -32,6 +34,8 @@ from app.service import InferenceService
 from app.uploads import MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
 
 T = TypeVar("T")
+
+MARKDOWN = "text/markdown"
 
 DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
 COVID-19 and Normal.
@@ -90,6 +94,7 @@ def _service(request: Request) -> InferenceService:
 Service = Annotated[InferenceService, Depends(_service)]
 Wanted = Annotated[Form, Depends(read_form, scope="function")]
 File = Annotated[Upload, Depends(_read_file, scope="function")]
+Version = Annotated[int, Path(ge=1)]
 Opacity = Annotated[
     float, Query(ge=0, le=1, description="Of the hottest point; 0 gives the X-ray alone.")
 ]
@@ -212,10 +217,25 @@ async def list_models(service: Service) -> ReleasesSchema:
 
 
 @v1.get("/models/{version}", tags=["models"], responses=_problems(503, "4XX"))
-async def show_model(service: Service, version: Annotated[int, Path(ge=1)]) -> ReleaseDetailSchema:
+async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     """Show one version with its manifest: thresholds, metrics by cohort, how it was trained."""
     registry = service.registry
     return ReleaseDetailSchema.of(registry.entry(version), registry.serving)
+
+
+@v1.get(
+    "/models/{version}/card",
+    tags=["models"],
+    response_class=Response,
+    responses={
+        200: {"content": {MARKDOWN: {"schema": {"type": "string"}}}, "description": "The card"},
+        **_problems(503, "4XX"),
+    },
+)
+async def show_card(service: Service, version: Version) -> Response:
+    """Show one version's model card: what it is for, how good it is, where it fails (Markdown)."""
+    card = await asyncio.to_thread(service.registry.read_card, version)
+    return Response(card, media_type=f"{MARKDOWN}; charset=utf-8")
 
 
 @health.get("/live")
@@ -240,6 +260,8 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
     """
     app.include_router(v1, dependencies=schemes)
     app.include_router(health)
+    add_page(app)
+    app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
 
     @app.exception_handler(CovidXrayError)
     async def _known(_: Request, error: CovidXrayError) -> JSONResponse:

@@ -24,6 +24,7 @@ _STATUS = {
     "unsupported-image": HTTPStatus.UNPROCESSABLE_ENTITY,
     "not-a-chest-radiograph": HTTPStatus.UNPROCESSABLE_ENTITY,
     "release-not-found": HTTPStatus.NOT_FOUND,
+    "card-not-found": HTTPStatus.NOT_FOUND,
     "not-ready": HTTPStatus.SERVICE_UNAVAILABLE,
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,
@@ -134,7 +135,7 @@ class ImageSchema(_Schema):
 class HeatmapSchema(_Schema):
     """The X-ray with the heatmap over it."""
 
-    media_type: Literal["image/png"] = "image/png"
+    media_type: str = Field(default="image/png", examples=["image/png"])
     data: str = Field(
         description="The picture, in base64.",
         json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},

@@ -51,9 +51,18 @@ _DOCS_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+# It shows an X-ray from a blob. All else is its own files and the API; it never makes a script.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cache-Control": "no-cache",
+}
+
 _HEALTH = ("/health/",)
 _METRICS = ("/metrics",)
 _DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
+_PAGE = ("/page/",)
 
 _SCHEMES = (
     APIKeyHeader(name="X-API-Key", scheme_name="API key", auto_error=False),
@@ -146,15 +155,19 @@ class Access:
         keys_file: The hashes of the keys; without it everybody may ask.
         docs: Exposure of Swagger UI and the OpenAPI document.
         metrics: Exposure of the metrics.
+        page: Exposure of the page for people.
 
     Raises:
         KeysInvalid: The file cannot be used.
     """
 
-    def __init__(self, keys_file: Path | None, docs: Exposure, metrics: Exposure) -> None:
+    def __init__(
+        self, keys_file: Path | None, docs: Exposure, metrics: Exposure, page: Exposure
+    ) -> None:
         self._keys = ApiKeys(keys_file) if keys_file else None
         self._docs = docs
         self._metrics = metrics
+        self._page = page
 
     @property
     def schemes(self) -> Sequence[params.Depends]:
@@ -182,7 +195,7 @@ class Access:
             return Problem.of_status(HTTPStatus.NOT_FOUND)
         if exposure == "open" or self._keys is None:
             return None
-        key = _presented(headers, basic=is_docs(path))
+        key = _presented(headers, basic=_is_shown(path))
         if key is not None and self._keys.accept(key):
             return None
         received = "none" if key is None else "another one"
@@ -193,12 +206,24 @@ class Access:
             return "open"
         if path.startswith(_METRICS):
             return self._metrics
+        if is_page(path):
+            return self._page
         return self._docs if is_docs(path) else "key"
 
 
 def is_docs(path: str) -> bool:
     """Tell whether a path belongs to Swagger UI."""
     return path.startswith(_DOCS)
+
+
+def is_page(path: str) -> bool:
+    """Tell whether a path belongs to the page for people."""
+    return path == "/" or path.startswith(_PAGE)
+
+
+def _is_shown(path: str) -> bool:
+    """Tell whether a browser shows what is at a path, and so has to ask for the key itself."""
+    return is_docs(path) or is_page(path)
 
 
 def _is_loopback(host: str) -> bool:
@@ -258,13 +283,13 @@ class Guard:
         problem = self._access.check(path, headers)
         if problem is None:
             return None
-        challenge = 'Basic realm="covid-xray"' if is_docs(path) else 'Bearer realm="covid-xray"'
+        challenge = 'Basic realm="covid-xray"' if _is_shown(path) else 'Bearer realm="covid-xray"'
         refused = problem.status == HTTPStatus.UNAUTHORIZED
         return answer(problem, {"WWW-Authenticate": challenge} if refused else {})
 
 
 def _with_headers(send: Send, path: str) -> Send:
-    headers = HEADERS | _DOCS_HEADERS if is_docs(path) else HEADERS
+    headers = HEADERS | _special_headers(path)
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -272,6 +297,12 @@ def _with_headers(send: Send, path: str) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _special_headers(path: str) -> dict[str, str]:
+    if is_docs(path):
+        return _DOCS_HEADERS
+    return _PAGE_HEADERS if is_page(path) else {}
 
 
 def _set_defaults(message: MutableMapping[str, Any], headers: dict[str, str]) -> None:

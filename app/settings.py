@@ -43,6 +43,12 @@ class Settings(BaseSettings):
         default="open",
         description="Who sees /metrics: everybody, who has an API key, or nobody.",
     )
+    page: Literal["open", "key", "off"] = Field(
+        default="open",
+        description="Who sees the page at / where a person tries an X-ray: everybody, who has an "
+        "API key (a browser asks for it as a password), or nobody. It holds nothing itself: what "
+        "it asks of /v1 needs a key, for which it asks too, wherever there are keys.",
+    )
     model_store: Path = Field(
         default=Path(__file__).parents[1] / "model_store",
         description="Folder of releases: <model_store>/<model_name>/<version>/.",
@@ -131,7 +137,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_needs_a_key_can_be_seen_with_one(self) -> Self:
-        if "key" in (self.docs, self.metrics) and self.api_keys_file is None:
+        if "key" in (self.docs, self.metrics, self.page) and self.api_keys_file is None:
             raise ValueError("expected an api_keys_file for what needs a key; received none")
         return self
 

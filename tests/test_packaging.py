@@ -15,10 +15,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from app.page import FILES
 from tests.container import compose
 
 ROOT = Path(__file__).parents[1]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT: dict[str, Any] = _PYPROJECT["project"]
+TOOLS: dict[str, Any] = _PYPROJECT["tool"]
 PYTHONS = ("3.11", "3.12", "3.13")
 NOT_FOR_SERVING = {"keras", "matplotlib", "scikit-learn", "tensorboard", "tensorflow"}
 
@@ -225,6 +228,15 @@ def test_the_restrictions_of_a_container_are_those_of_compose() -> None:
     assert "--security-opt=no-new-privileges:true" in flags
     assert "--ulimit=nofile=1024:1024" in flags
     assert "--ulimit=nproc=1000:1000" in flags
+
+
+def test_an_installed_package_has_every_file_of_the_page() -> None:
+    packed = {
+        path.name
+        for pattern in TOOLS["setuptools"]["package-data"]["app.page"]
+        for path in (ROOT / "app" / "page").glob(pattern)
+    }
+    assert packed == {name for name, _ in FILES.values()}
 
 
 def test_every_place_tells_the_same_version() -> None:

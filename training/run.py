@@ -67,7 +67,8 @@ class Run:
         mine = {"config": _decisive(self.config), "data": str(self.data)}
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(mine | environment(), indent=2)
+            whole = {"config": self.config.model_dump(mode="json")}  # its notes are for cards
+            text = json.dumps(mine | whole | environment(), indent=2)
             write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
             return
         theirs = json.loads(file.read_text())

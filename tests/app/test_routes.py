@@ -2,13 +2,16 @@ import asyncio
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import jsonschema
+import numpy as np
 import pytest
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests import fakes
@@ -73,21 +76,61 @@ async def test_a_heatmap_without_its_legend_has_the_xrays_own_size(
         assert image.size == (120, 80)
 
 
-async def test_a_heatmap_without_opacity_is_the_xray(client: httpx.AsyncClient) -> None:
-    query = {"legend": "false", "opacity": "0"}
-    response = await client.post(HEATMAPS, params=query, files={"file": gray_png(204)})
+async def test_a_heatmap_of_no_opacity_is_the_xray_alone(client: httpx.AsyncClient) -> None:
+    gradient = np.tile(np.linspace(0, 255, 120).astype(np.uint8), (80, 1))
+    response = await client.post(
+        HEATMAPS, files={"file": fakes.encode(gradient)}, params={"opacity": 0, "legend": "false"}
+    )
     with Image.open(io.BytesIO(response.content)) as image:
-        assert image.getextrema() == ((204, 204),) * 3
+        assert np.array_equal(np.asarray(image), np.stack([gradient] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("opacity", ["1.1", "-0.1", "nan", "much"])
-async def test_an_opacity_beyond_0_and_1_is_malformed(
+async def test_the_full_overlay_laid_over_the_xray_is_the_overlay_of_less_opacity(
+    client: httpx.AsyncClient,
+) -> None:
+    gradient = fakes.encode(np.tile(np.linspace(0, 255, 120).astype(np.uint8), (80, 1)))
+
+    async def draw(opacity: float) -> NDArray[np.float32]:
+        params = {"opacity": str(opacity), "legend": "false"}
+        response = await client.post(HEATMAPS, files={"file": gradient}, params=params)
+        with Image.open(io.BytesIO(response.content)) as image:
+            return np.asarray(image, np.float32)
+
+    plain, full = await draw(0), await draw(1)
+    assert np.abs(plain * 0.7 + full * 0.3 - await draw(0.3)).max() <= 1
+    assert np.abs(plain - full).max() > 50
+
+
+@pytest.mark.parametrize("opacity", ["-0.1", "1.1", "nan", "half", ""])
+async def test_an_opacity_that_is_none_is_malformed(
     client: httpx.AsyncClient, opacity: str
 ) -> None:
-    query = {"opacity": opacity}
-    response = await client.post(HEATMAPS, params=query, files={"file": gray_png()})
+    response = await client.post(HEATMAPS, files={"file": gray_png()}, params={"opacity": opacity})
     problem = check_problem(response, 400, "malformed-request")
     assert problem["expected"] == "a valid opacity"
+
+
+async def test_a_models_card_is_shown(opened: Open, tmp_path: Path) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    (folder / "MODEL_CARD.md").write_text("# Card\n\n94 ± 2%\n", encoding="utf-8")
+    fakes.write_manifest(folder)
+    async with opened() as client:
+        response = await client.get("/v1/models/1/card")
+    assert response.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert response.text == "# Card\n\n94 ± 2%\n"
+
+
+async def test_a_card_that_is_not_there_is_a_404(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    problem = check_problem(await client.get("/v1/models/1/card"), 404, "card-not-found")
+    assert str(tmp_path) not in str(problem)
+    check_problem(await client.get("/v1/models/9/card"), 404, "release-not-found")
+
+
+async def test_a_refused_versions_card_is_a_404(opened: Open, tmp_path: Path) -> None:
+    fakes.write_fake_release(tmp_path, 2)
+    (fakes.write_fake_release(tmp_path, 1) / "saved_model.pb").write_bytes(b"changed")
+    async with opened() as client:
+        check_problem(await client.get("/v1/models/1/card"), 404, "release-not-found")
 
 
 async def test_models_are_listed_and_shown_with_their_manifest(client: httpx.AsyncClient) -> None:

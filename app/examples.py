@@ -1,0 +1,281 @@
+"""Examples in the OpenAPI document: of every answer in JSON or Markdown, and of every problem.
+
+The problems are made by the errors that the service raises. A test holds every example against its
+schema, and those that can be brought about against what the service really answers.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from app.errors import (
+    CardNotFound,
+    CovidXrayError,
+    DeadlinePassed,
+    MalformedRequest,
+    NotAcceptable,
+    NotAChestRadiograph,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    ReleaseNotFound,
+    Unauthorized,
+    UnreadableImage,
+    UnsupportedImage,
+    UnsupportedImageType,
+    UploadStalled,
+)
+from app.schemas import Problem
+
+Json = dict[str, Any]
+
+_PROBLEM = "application/problem+json"
+
+_UNAUTHORIZED = Unauthorized("an API key of this service", "none")
+_NOT_READY = NotReady("a loaded release", "a service that is starting or stopping")
+
+_ON_UPLOAD: tuple[CovidXrayError, ...] = (
+    _UNAUTHORIZED,
+    MalformedRequest("multipart/form-data with the field file", "another content type"),
+    MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
+    NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
+    UploadStalled("a body without pauses of 10 s", "one"),
+    PayloadTooLarge("a body of at most 67108864 bytes", "more"),
+    UnsupportedImageType("a PNG or JPEG file", "a PDF"),
+    UnreadableImage("an intact PNG file", "a truncated or corrupt PNG"),
+    UnsupportedImage("an image of at least 64 x 64 pixels", "32 x 32"),
+    NotAChestRadiograph(
+        "a frontal chest X-ray, with an acceptance score of at least 0.5",
+        "an image with the score 0.1",
+    ),
+    CovidXrayError("", ""),
+    Overloaded("1 free of 65 places", "0", retry_after_s=1),
+    _NOT_READY,
+    DeadlinePassed("an answer before the request's deadline", "none in time"),
+)
+_ON_MODELS: tuple[CovidXrayError, ...] = (
+    _UNAUTHORIZED,
+    MalformedRequest("a valid version", "another value"),
+    ReleaseNotFound("a version that the service lists", "9"),
+    CardNotFound("a MODEL_CARD.md in covid19-resnet50 version 1", "none"),
+    _NOT_READY,
+)
+_ON_HEALTH: tuple[CovidXrayError, ...] = (
+    _NOT_READY,
+    NotReady("a service that takes requests", "a service that is stopping"),
+)
+
+_MODEL: Json = {
+    "name": "covid19-resnet50",
+    "version": 3,
+    "digest": "1b1d8cb75a6c807e207f6b0b1a7c16598a85dd7efc38fa3e57afabc26ef4ad97",
+}
+_PREDICTION: Json = {
+    "id": "ee1fa6b6-34e4-488b-83b8-6b7a6448a652",
+    "label": "COVID-19",
+    "probabilities": {"COVID-19": 0.9963417649269104, "Normal": 0.0036582350730896},
+    "decision_threshold": 0.12572511725609958,
+    "prediction_set": {"90%": ["COVID-19"], "95%": ["COVID-19"]},
+    "acceptance": {"score": 0.9949732422828674, "threshold": 0.26712753347305485},
+    "warnings": [],
+    "image": {
+        "format": "PNG",
+        "width": 640,
+        "height": 524,
+        "sha256": "7b4d7e24c5ca509736433b86b0af3e3af9acc1b39b1a6e49e92f7bea05dbfa12",
+    },
+    "model": _MODEL,
+    "timings_ms": {"decode": 7.744, "queue": 0.15, "inference": 52.366, "total": 60.259},
+}
+_UNCERTAIN: Json = _PREDICTION | {
+    "id": "0d5c3a4e-6a3f-4b1c-9f0e-5a4d2f7f4f60",
+    "probabilities": {"COVID-19": 0.31, "Normal": 0.69},
+    "prediction_set": {"90%": [], "95%": []},
+    "warnings": [
+        {
+            "code": "bit-depth-inferred",
+            "detail": "A 16-bit image that uses 12 bits only; it was scaled by these.",
+        }
+    ],
+}
+_SERVING: Json = _MODEL | {
+    "state": "serving",
+    "reason": None,
+    "created": "2026-11-23T22:28:25Z",
+    "engine": "openvino",
+    "precision": "f32",
+}
+_REFUSED: Json = {
+    "name": "covid19-resnet50",
+    "version": 2,
+    "state": "refused",
+    "reason": "release-invalid: Expected every file that covid19-resnet50/2/manifest.json lists; "
+    "received no MODEL_CARD.md.",
+    "digest": None,
+    "created": None,
+    "engine": None,
+    "precision": None,
+}
+_MANIFEST: Json = {
+    "schema_version": 1,
+    "name": "covid19-resnet50",
+    "version": 3,
+    "created": "2026-11-23T22:28:25Z",
+    "labels": ["COVID-19", "Normal"],
+    "input": {
+        "tensor": "image",
+        "dtype": "uint8",
+        "shape": [None, 224, 224, 1],
+        "resize": "stretch-224x224-bilinear-antialias-v1",
+    },
+    "decision": {
+        "threshold": 0.12572511725609958,
+        "rule": "the best specificity among thresholds whose sensitivity on the validation split "
+        "is at least 0.95 by the lower bound of its one-sided 95% interval",
+    },
+    "temperature": 0.7404085778288846,
+    "bias": 0.16730772465015992,
+    "acceptance": {
+        "trained": True,
+        "threshold": 0.26712753347305485,
+        "rule": "halfway between what 99% of X-rays reach and 99% of other images stay below",
+        "refused": [{"name": "test: rsna-adult / Normal", "images": 400, "share": 0.005}],
+        "accepted_foreign": [{"name": "CT slice", "images": 36, "share": 0.0}],
+    },
+    "prediction_sets": [
+        {
+            "confidence": 0.95,
+            "least": {"COVID-19": 0.6014749843080972, "Normal": 0.8641189766115189},
+            "images": {"COVID-19": 284, "Normal": 400},
+        }
+    ],
+    "metrics": [
+        {
+            "name": "all",
+            "split": "test",
+            "images": {"COVID-19": 285, "Normal": 400},
+            "metrics": {"auc": {"value": 0.993, "low": 0.987, "high": 0.997}},
+        }
+    ],
+    "controls": [
+        {
+            "name": "the central two thirds of both sides black",
+            "auc": {"value": 0.690, "low": 0.651, "high": 0.728},
+        }
+    ],
+    "mistakes": [{"file": "Normal/1.png", "label": "Normal", "probability": 0.9892621636390686}],
+    "precisions": {"openvino": ["f32"], "tensorflow": ["f32"]},
+    "golden": {
+        "probabilities": [0.41073212027549744, 0.5892678797245026],
+        "acceptance": 0.0032985194120556116,
+        "heatmap_mean": 0.2800067067146301,
+        "tolerance": 0.01,
+        "reduced_tolerance": 0.05,
+    },
+    "training": {
+        "command": "python -m training run --data DIR --config training/configs/release.toml",
+        "config": {"name": "covid19-resnet50"},
+        "seed": 20,
+        "continued_from": None,
+        "backbone": "none",
+        "epochs": 37,
+        "packages": {"tensorflow": "2.21.0"},
+        "python": "3.11.7",
+        "hardware": "x86_64, 2 cores",
+        "dataset": {"fingerprint": "0f" * 32, "images": {"test": {"COVID-19": 285, "Normal": 400}}},
+    },
+    "files": {"saved_model.pb": "0287b42f" * 8, "MODEL_CARD.md": "8fa55b7e" * 8},
+}
+_CARD = """# Model card: covid19-resnet50, version 3
+
+**Research software, no medical device.** It must not be used to diagnose, to triage or to rule out
+COVID-19 in anybody.
+"""
+
+
+def _example(summary: str, value: object) -> Json:
+    return {"summary": summary, "value": value}
+
+
+def _answers() -> dict[tuple[str, str], Json]:
+    """Path and media type → examples by name."""
+    spoiled = Problem.of(UnsupportedImageType("a PNG or JPEG file", "a PDF"))
+    batch = [_PREDICTION, spoiled.model_dump(exclude_none=True)]
+    ready = {"status": "ready", "name": "covid19-resnet50", "version": 3}
+    json, markdown = "application/json", "text/markdown"
+    return {
+        ("/v1/predictions", json): {
+            "sure": _example("One label is left", _PREDICTION),
+            "unsure": _example("No label is sure enough, and a warning", _UNCERTAIN),
+        },
+        ("/v1/predictions/batch", json): {"mixed": _example("One of two is no X-ray", batch)},
+        ("/v1/models", json): {
+            "two": _example("One serves, one was refused", {"models": [_SERVING, _REFUSED]})
+        },
+        ("/v1/models/{version}", json): {
+            "serving": _example("The version that serves", _SERVING | {"manifest": _MANIFEST})
+        },
+        ("/v1/models/{version}/card", markdown): {"card": _example("Its beginning", _CARD)},
+        ("/health/live", json): {"alive": _example("The process answers", {"status": "alive"})},
+        ("/health/ready", json): {"ready": _example("A release is loaded and warm", ready)},
+    }
+
+
+def add_examples(document: Json) -> Json:
+    """Add examples to all answers of an OpenAPI document that has the service's paths."""
+    answers = _answers()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                for media_type, content in response.get("content", {}).items():
+                    examples = (
+                        _problems(_errors(path), status)
+                        if media_type == _PROBLEM
+                        else answers.get((path, media_type))
+                    )
+                    if examples:
+                        content["examples"] = examples
+    return document
+
+
+def documented(describe: Callable[[], Json]) -> Callable[[], Json]:
+    """Wrap what makes the OpenAPI document, so that it has the examples."""
+    return partial(_describe, describe)
+
+
+def _describe(describe: Callable[[], Json]) -> Json:
+    return add_examples(describe())
+
+
+def _errors(path: str) -> tuple[CovidXrayError, ...]:
+    if path.startswith("/health"):
+        return _ON_HEALTH
+    return _ON_MODELS if path.startswith("/v1/models") else _ON_UPLOAD
+
+
+def _problems(errors: Iterable[CovidXrayError], status: str) -> Json:
+    """Give those with a status, or of a range such as `4XX` those that no status of its own has."""
+    problems = map(Problem.of, errors)
+    found = [each for each in problems if _matches(each.status, status)]
+    return {
+        f"{each.code}-{number}" if number else each.code: _example(
+            each.title, each.model_dump(exclude_none=True)
+        )
+        for each, number in zip(found, _numbers(found), strict=True)
+    }
+
+
+def _matches(found: int, status: str) -> bool:
+    if status.endswith("XX"):
+        return str(found)[0] == status[0] and found != _status_of(_UNAUTHORIZED)
+    return str(found) == status
+
+
+def _status_of(error: CovidXrayError) -> int:
+    return Problem.of(error).status
+
+
+def _numbers(problems: list[Problem]) -> list[int]:
+    """Count for each problem how many of the same code come before it."""
+    codes = [each.code for each in problems]
+    return [codes[:at].count(code) for at, code in enumerate(codes)]

@@ -1,0 +1,210 @@
+"""Many files at the command line: found, read several at once, and shown in their order."""
+
+import asyncio
+import glob
+import json
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import ClientUnavailable, CovidXrayError, KeysInvalid
+from app.schemas import PredictionSchema, Problem
+from app.service import InferenceService
+
+Content = dict[str, Any]
+"""A prediction or a problem, as JSON has it."""
+
+Read = Callable[[bytes], Awaitable[Content]]
+"""Gives a file's prediction, and raises `Unread` where there is none."""
+
+AT_A_SERVER = 4
+"""Files that are sent to a server at once."""
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
+_DICOM = slice(128, 132), b"DICM"
+_LIST_OF_FILES = "DICOMDIR"
+
+
+class Unread(Exception):
+    """A file has no prediction.
+
+    Args:
+        problem: Why; `detail` tells it to people.
+    """
+
+    def __init__(self, problem: Content) -> None:
+        super().__init__(problem["detail"])
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of a file.
+
+    Attributes:
+        file: Its path, as it was found.
+        prediction: The answer, where there is one.
+        problem: Else why there is none.
+    """
+
+    file: Path
+    prediction: Content | None = None
+    problem: Content | None = None
+
+    @property
+    def positive(self) -> float | None:
+        """The first label's probability, in [0, 1]."""
+        return next(iter(self.prediction["probabilities"].values())) if self.prediction else None
+
+    @property
+    def remark(self) -> str:
+        """What a person should know beside the answer: warnings, or why there is none."""
+        if self.prediction is None:
+            return str(self.problem["detail"]) if self.problem else ""
+        return " ".join(each["code"] for each in self.prediction["warnings"])
+
+    def as_json(self) -> str:
+        """Write it as one line of JSON."""
+        beside = self.prediction or {"problem": self.problem}
+        return json.dumps({"file": str(self.file)} | beside)
+
+    def as_row(self) -> str:
+        """Write it as one line of text."""
+        if self.prediction is None:
+            return f"{'-':<10} {'-':>6}  {self.file}  {self.remark}"
+        label = self.prediction["label"]
+        return f"{label:<10} {self.positive:6.1%}  {self.file}  {self.remark}".rstrip()
+
+
+def find_files(arguments: Iterable[str]) -> list[Path]:
+    """Find the files that are meant, each once.
+
+    Args:
+        arguments: Files; folders, of which all PNG, JPEG and DICOM files are meant, also those
+            below; patterns such as `*.dcm` or `**/*.png`. What is not there stays as it is.
+    """
+    found = (path for argument in arguments for path in _find(argument))
+    return list(dict.fromkeys(found))
+
+
+def _find(argument: str) -> Sequence[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        return sorted(each for each in path.rglob("*") if _is_xray(each)) or [path]
+    if path.exists():
+        return [path]
+    return [Path(each) for each in sorted(glob.glob(argument, recursive=True))] or [path]  # noqa: PTH207 -- Path.glob takes no absolute pattern
+
+
+def _is_xray(path: Path) -> bool:
+    """Tell whether a file looks like one that is read, by its name, or as DICOM by its bytes."""
+    if not path.is_file() or path.name == _LIST_OF_FILES:
+        return False
+    return path.suffix.lower() in _SUFFIXES or (not path.suffix and _is_dicom(path))
+
+
+def _is_dicom(path: Path) -> bool:
+    place, magic = _DICOM
+    try:
+        with path.open("rb") as file:
+            return file.read(place.stop)[place] == magic
+    except OSError:
+        return False
+
+
+def read_here(service: InferenceService) -> Read:
+    """Read by a service in this process."""
+
+    async def read(data: bytes) -> Content:
+        try:
+            prediction = await service.predict(data, math.inf)
+        except CovidXrayError as error:
+            problem = Problem.of(error).model_dump(exclude_none=True)
+            raise Unread(problem | {"detail": str(error)}) from error
+        return PredictionSchema.model_validate(prediction).model_dump(mode="json")
+
+    return read
+
+
+@asynccontextmanager
+async def open_server(address: str, key_file: Path | None) -> AsyncIterator[Read]:
+    """Read by a service elsewhere.
+
+    Args:
+        address: Of the service.
+        key_file: Holds the API key.
+
+    Raises:
+        ClientUnavailable: The client is not installed, or the service cannot be used.
+        KeysInvalid: The file holds no API key.
+    """
+    try:
+        import covid_xray  # noqa: PLC0415 -- needs an extra, and half a second
+    except ImportError as error:
+        raise ClientUnavailable("the extra client to be installed", "none") from error
+    key = _read_key(key_file) if key_file else None
+
+    async def read(data: bytes) -> Content:
+        try:
+            return (await client.predict(data)).model_dump(mode="json")
+        except covid_xray.ProblemReceived as error:
+            raise Unread(error.problem.model_dump(exclude_none=True)) from error
+        except covid_xray.CovidXrayError as error:
+            raise Unread({"detail": str(error)}) from error
+
+    try:
+        async with covid_xray.AsyncClient(address, api_key=key) as client:
+            await client.models()  # what keeps every file from being read is told once
+            yield read
+    except covid_xray.ProblemReceived as error:
+        raise ClientUnavailable(
+            error.expected or "an answer", error.received or error.code
+        ) from error
+    except covid_xray.CovidXrayError as error:
+        raise ClientUnavailable(f"a service at {address}", "none") from error
+
+
+def _read_key(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeysInvalid(f"an API key in {path}", "no text that can be read") from error
+    if not key or key.split() != [key]:
+        raise KeysInvalid(f"one API key and nothing else in {path}", "another text")
+    return key
+
+
+async def read_all(files: Iterable[Path], read: Read, at_once: int) -> AsyncIterator[Reading]:
+    """Read files, some of them at once, and give what came of each in their order.
+
+    Args:
+        files: What is read.
+        read: Reads one.
+        at_once: How many are in memory at most.
+    """
+    begun: deque[asyncio.Task[Reading]] = deque()
+    try:
+        for file in files:
+            begun.append(asyncio.create_task(_read_file(file, read)))
+            if len(begun) == at_once:
+                yield await begun.popleft()
+        while begun:
+            yield await begun.popleft()
+    finally:
+        for task in begun:
+            task.cancel()
+
+
+async def _read_file(file: Path, read: Read) -> Reading:
+    try:
+        return Reading(file, prediction=await read(await asyncio.to_thread(file.read_bytes)))
+    except Unread as error:
+        return Reading(file, problem=error.problem)
+    except IsADirectoryError:
+        return Reading(file, problem={"detail": "A folder without any PNG, JPEG or DICOM file."})
+    except OSError as error:
+        return Reading(file, problem={"detail": f"{error.strerror}."})
