@@ -131,7 +131,7 @@ _MANIFEST: Json = {
     "decision": {
         "threshold": 0.12572511725609958,
         "rule": "the best specificity among thresholds whose sensitivity on the validation split "
-        "is at least 0.95 by the lower bound of its one-sided 95% interval",
+        "is at least 0.95",
     },
     "temperature": 0.7404085778288846,
     "bias": 0.16730772465015992,

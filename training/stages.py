@@ -14,7 +14,7 @@ import numpy as np
 from app.engines import INT8, Engine, create_engine, native_precisions
 from app.errors import InferenceFailed
 from app.imaging import Pixels, phantom
-from app.release import Decision, EngineName, Golden, Precision
+from app.release import Decision, EngineName, Golden, GoldenAnswer, Precision
 from training import acceptance, conformal, crossval, plots, publish, quantization
 from training import evaluate as measures
 from training import export as exporting
@@ -81,7 +81,7 @@ def evaluate(run: Run) -> None:
         ),
         precisions=passed,
         agreement=agreement,
-        golden=_golden(reference),
+        golden=_golden(run, reference, passed),
     )
     folder = run.folder / "release" / "evaluation"
     plots.draw(test, rules, folder)
@@ -199,14 +199,21 @@ def agreement_of_engines(
     return {"openvino": tuple(passed), "tensorflow": ("f32",)}, numbers
 
 
-def _golden(engine: Engine) -> Golden:
+def _golden(run: Run, reference: Engine, passed: dict[EngineName, tuple[Precision, ...]]) -> Golden:
+    int8 = None
+    if "int8" in passed["openvino"]:
+        int8 = _answer(create_engine(run.folder / "release", "openvino", "int8"))
+    whole = _answer(reference).model_dump()
+    return Golden(**whole, tolerance=GOLDEN_TOLERANCE, int8=int8)
+
+
+def _answer(engine: Engine) -> GoldenAnswer:
     answer = engine.predict(phantom()[np.newaxis])
     first, second = (float(p) for p in answer.probabilities[0])
-    return Golden(
+    return GoldenAnswer(
         probabilities=(first, second),
         acceptance=float(answer.acceptance[0]),
         heatmap_mean=float(answer.heatmap.mean()),
-        tolerance=GOLDEN_TOLERANCE,
     )
 
 

@@ -1,10 +1,12 @@
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from app.errors import InferenceFailed, NotReady, ReleaseInvalid, ReleaseNotFound
 from app.registry import Registry, State, open_servable
+from app.release import Precision
 from tests import fakes
 from tests.fakes import FakeEngine
 
@@ -120,6 +122,19 @@ def test_another_golden_answer_is_refused_and_its_engine_closed(
     with pytest.raises(ReleaseInvalid, match=what):
         registry.load()
     assert engine.closed
+
+
+@pytest.mark.parametrize(("precision", "served"), [("int8", True), ("bf16", False)])
+def test_a_quantised_network_has_a_golden_answer_of_its_own(
+    tmp_path: Path, registry: Registry, engine: FakeEngine, precision: Precision, served: bool
+) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    right = fakes.manifest_content(folder)["golden"]
+    own = {key: right[key] for key in ("probabilities", "acceptance", "heatmap_mean")}
+    fakes.write_manifest(folder, golden=right | {"acceptance": 0.5, "int8": own})
+    engine.precision = precision
+    with nullcontext() if served else pytest.raises(ReleaseInvalid, match=r"acceptance 0\.5"):
+        registry.load()
 
 
 def test_an_engine_that_fails_on_the_phantom_is_not_served(

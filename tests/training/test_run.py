@@ -41,3 +41,12 @@ def test_what_only_the_cards_reader_sees_may_change_in_a_work_folder(
     for note in ("before", "after"):
         recipe = config.model_copy(update={"note": note})
         Run(tmp_path / "work", recipe, Path("recipe.toml"), Path("data")).record()
+
+
+def test_a_work_folder_keeps_the_recipes_note_for_the_card_of_another_run(
+    tmp_path: Path, config: Config
+) -> None:
+    told = config.model_copy(update={"note": "A control."})
+    Run(tmp_path / "work", told, Path("recipe.toml"), Path("data")).record()
+    kept = json.loads((tmp_path / "work" / "run.json").read_text())["config"]
+    assert Config.model_validate(kept) == told
