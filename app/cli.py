@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from app import server
-from app.engines import available_cpus, create_engine, installed_engines
+from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
 from app.main import open_service
+from app.processor import available_cpus
 from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, read_here
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release

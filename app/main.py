@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app.engines import EngineFactory, EngineOptions, available_cpus, open_engine
+from app.engines import EngineFactory, EngineOptions, open_engine
 from app.imaging import Limits
 from app.observability import NO_OTHER_TELEMETRY, observe
+from app.processor import available_cpus
 from app.registry import Registry
 from app.routes import DOCUMENTATION, add_routes
 from app.scheduler import Scheduler

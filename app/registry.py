@@ -348,6 +348,7 @@ def check_golden(release: Release, engine: Engine) -> Predictions:
 def _start(release: Release, engine: Engine) -> Serving:
     try:
         check_golden(release, engine)
+        engine.predict(phantom()[None], alone=False)  # warms what answers under load
         start = time.monotonic()
         engine.predict(phantom()[None])
     except BaseException:

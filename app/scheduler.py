@@ -73,6 +73,11 @@ class Place:
         if self._abandoned or time.monotonic() >= self._deadline:
             raise _deadline_passed()
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other image is worked on at the moment."""
+        return len(self._load.working) <= 1
+
     def _work(self, job: Callable[[], T], asked: float) -> T:
         self.began = time.monotonic()
         self.waited_s = self.began - asked

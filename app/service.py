@@ -317,7 +317,7 @@ class InferenceService:
         self._recorder.record_stage("decode", start, decoded)
         place.check()
         with self.registry.lease() as serving:
-            answer = serving.engine.predict(image[np.newaxis])
+            answer = serving.engine.predict(image[np.newaxis], alone=place.is_alone)
         done = time.monotonic()
         release = serving.release
         manifest = release.manifest

@@ -43,7 +43,8 @@ class FakeEngine:
         self.may_answer.set()
         self.started = Event()
 
-    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+    def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
+        del alone
         self.calls += 1
         self.started.set()
         self.may_answer.wait(30)

@@ -25,7 +25,8 @@ WEB_MODULES = {
 MAY_IMPORT = {
     "release": {"errors"},
     "imaging": {"errors", "imaging"},
-    "engines": {"release", "errors"},
+    "processor": {"release"},
+    "engines": {"processor", "release", "errors"},
     "registry": {"engines", "release", "errors", "imaging"},
     "scheduler": {"errors"},
     "overlay": {"imaging"},
@@ -151,7 +152,7 @@ class TestApp:
 
 @pytest.mark.parametrize("source", _sources("training"), ids=_name)
 def test_training_shares_only_pixels_releases_and_engines_with_the_service(source: Path) -> None:
-    assert _of_app(source) <= {"imaging", "release", "engines", "errors"}
+    assert _of_app(source) <= {"imaging", "release", "engines", "processor", "errors"}
 
 
 @pytest.mark.parametrize("source", _sources("covid_xray"), ids=_name)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from app import cli
-from app.engines import INT8, create_engine, native_precisions
+from app.engines import INT8, create_engine
 from app.imaging import decode, to_model_input
+from app.processor import native_precisions
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Release
 from app.routes import DESCRIPTION

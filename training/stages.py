@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engines import INT8, Engine, create_engine, native_precisions
+from app.engines import INT8, Engine, create_engine
 from app.errors import InferenceFailed
 from app.imaging import Pixels, phantom
+from app.processor import native_precisions
 from app.release import Decision, EngineName, Golden, GoldenAnswer, Precision
 from training import acceptance, conformal, crossval, plots, publish, quantization
 from training import evaluate as measures

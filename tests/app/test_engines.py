@@ -15,14 +15,13 @@ from app.engines import (
     EngineOptions,
     OpenVinoEngine,
     TensorFlowEngine,
-    available_cpus,
     create_engine,
     installed_engines,
-    native_precisions,
     open_engine,
 )
 from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
 from app.imaging import phantom
+from app.processor import available_cpus, native_precisions
 from app.release import EngineName, Precision, open_release
 from tests import fakes
 
@@ -131,6 +130,20 @@ def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: f
     tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
     with pytest.raises(InferenceFailed, match=r"probabilities in \[0, 1\]"):
         TensorFlowEngine(tmp_path, "f32", 1).predict(phantom()[None])
+
+
+def test_an_image_beside_others_has_the_same_answer_as_one_alone(saved_model: Path) -> None:
+    engine = create_engine(saved_model, "openvino", options=EngineOptions(threads=2))
+    images = phantom()[None]
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(lambda _: engine.predict(images, alone=False), range(8)))
+    one = engine.predict(images)
+    engine.close()
+    for each in many:
+        np.testing.assert_allclose(each.probabilities, one.probabilities, atol=1e-6)
+    for alone in (True, False):
+        with pytest.raises(InferenceFailed, match="an open engine"):
+            engine.predict(images, alone=alone)
 
 
 def test_auto_prefers_openvino(saved_model: Path) -> None:

@@ -151,7 +151,7 @@ def test_an_engine_that_fails_on_the_phantom_is_not_served(
 def test_a_loaded_release_is_warm(tmp_path: Path, registry: Registry, engine: FakeEngine) -> None:
     fakes.write_fake_release(tmp_path)
     assert registry.load().inference_s >= 0
-    assert engine.calls == 2
+    assert engine.calls == 3
 
 
 def test_after_closing_nothing_is_served(

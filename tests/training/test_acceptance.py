@@ -24,9 +24,9 @@ def brightness(pixels: Pixels) -> np.ndarray:
 class Strict(FakeEngine):
     """An engine that accepts nothing but black images."""
 
-    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+    def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
         black = (images.max(axis=(1, 2, 3)) == 0).astype(np.float32)
-        return replace(super().predict(images), acceptance=black)
+        return replace(super().predict(images, alone=alone), acceptance=black)
 
 
 def test_a_classifier_learns_what_an_x_ray_is_and_its_rule_tells_how_it_was_chosen() -> None:

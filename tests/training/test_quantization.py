@@ -72,8 +72,8 @@ class Shifted(FakeEngine):
         super().__init__()
         self.shift = shift
 
-    def predict(self, images: NDArray[np.uint8]) -> Predictions:
-        said = super().predict(images)
+    def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
+        said = super().predict(images, alone=alone)
         if self.shift > 1:
             raise InferenceFailed("probabilities in [0, 1]", "other values")
         return Predictions(

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from app.engines import Engine, EngineOptions, available_cpus, create_engine
+from app.engines import Engine, EngineOptions, create_engine
 from app.imaging import decode
+from app.processor import available_cpus
 from tests.benchmarks.figures import percentile
 
 
@@ -30,10 +31,10 @@ def concurrencies(cpus: int) -> tuple[int, ...]:
     return tuple(sorted({1, cpus, 2 * cpus}))
 
 
-def answer(engine: Engine, file: bytes) -> float:
+def answer(engine: Engine, file: bytes, *, alone: bool = True) -> float:
     """Decode a file and return the first label's probability."""
     image = decode(file, reduced=True).to_model_input()
-    return float(engine.predict(image[np.newaxis]).probabilities[0, 0])
+    return float(engine.predict(image[np.newaxis], alone=alone).probabilities[0, 0])
 
 
 def run_threads(
@@ -73,7 +74,9 @@ def measure(
 ) -> dict[str, Any]:
     """Try each number of threads on one kind of file."""
     measured = {
-        threads: run_threads(partial(answer, engine), files, threads, warm_up_s, seconds)
+        threads: run_threads(
+            partial(answer, engine, alone=threads == 1), files, threads, warm_up_s, seconds
+        )
         for threads in concurrencies(cpus)
     }
     return {

@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
-from app.engines import installed_engines, native_precisions
+from app.engines import installed_engines
+from app.processor import native_precisions
 from app.release import EngineName, Manifest, Precision
 from tests.benchmarks.machine import ROOT
 from tests.integration.server import SERVE, free_port
