@@ -52,7 +52,7 @@ def serve() -> None:
 
 @cli.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="X-rays, as PNG or JPEG.")],
+    files: Annotated[list[Path], typer.Argument(help="X-rays, as PNG, JPEG or DICOM.")],
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON per file instead of a table.")

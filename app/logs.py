@@ -33,6 +33,9 @@ def configure_logging(level: str, log_format: Format) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # What these say of a DICOM file quotes its header, at any level.
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     # Below this level they tell bytes of uploads.
     for name in ("python_multipart", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -42,12 +42,14 @@ class Problem(_Schema):
     )
     title: str = Field(examples=["The file is of a type that is not read"])
     status: int = Field(description="The HTTP status.", examples=[415])
-    detail: str = Field(examples=["Expected a PNG or JPEG file; received a PDF."])
+    detail: str = Field(examples=["Expected a PNG, JPEG or DICOM file; received a PDF."])
     code: str = Field(
         description="The end of `type`, for programs.", examples=["unsupported-image-type"]
     )
     expected: str | None = Field(
-        default=None, description="What would have been right.", examples=["a PNG or JPEG file"]
+        default=None,
+        description="What would have been right.",
+        examples=["a PNG, JPEG or DICOM file"],
     )
     received: str | None = Field(default=None, description="What came instead.", examples=["a PDF"])
 
@@ -105,6 +107,15 @@ class WarningSchema(_Schema):
     )
 
 
+class DicomSchema(_Schema):
+    """Which DICOM object was read; null where it has no such UID, or one of another form."""
+
+    study_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1"])
+    series_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1.1"])
+    sop_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1.1.1"])
+    sop_class_uid: str | None = Field(examples=["1.2.840.10008.5.1.4.1.1.1.1"])
+
+
 class ImageSchema(_Schema):
     """What was read."""
 
@@ -112,6 +123,7 @@ class ImageSchema(_Schema):
     width: int = Field(description="Columns, as shown upright.", examples=[1024])
     height: int = Field(description="Rows, as shown upright.", examples=[1024])
     sha256: str = Field(description="Of the file's bytes.", examples=["5f70bf18a0860070" * 4])
+    dicom: DicomSchema | None = Field(description="Null for PNG and JPEG.")
 
 
 class ModelSchema(_Schema):

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
-from app.imaging import ImageWarning, Limits, Radiograph, decode, to_model_input
+from app.imaging import (
+    DicomInstance,
+    ImageWarning,
+    Limits,
+    Radiograph,
+    decode,
+    to_model_input,
+)
 from app.overlay import draw_overlay
 from app.registry import Registry
 from app.release import Manifest, Release
@@ -66,12 +73,13 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What was read."""
+    """What was read; `dicom` is none of another format."""
 
     format: str
     width: int
     height: int
     sha256: str
+    dicom: DicomInstance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +292,13 @@ def _decide(analysis: _Analysis) -> Prediction:
         },
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
-        image=ImageInfo(radiograph.format, radiograph.width, radiograph.height, radiograph.sha256),
+        image=ImageInfo(
+            radiograph.format,
+            radiograph.width,
+            radiograph.height,
+            radiograph.sha256,
+            radiograph.dicom,
+        ),
         model=ModelInfo(manifest.name, manifest.version, analysis.release.digest),
         timings_ms={
             stage: round(1000 * seconds, 3) for stage, seconds in analysis.timings_s.items()
