@@ -31,6 +31,11 @@ def configure_logging(level: str, log_format: Format) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Keep from standard error what libraries say of an upload."""
     # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # What these say of a DICOM file quotes its header, at any level.

@@ -116,6 +116,16 @@ class TestApp:
         if _module(source) != "engines":
             assert not _packages(source) & libraries
 
+    def test_dicom_is_read_in_imaging_only_and_its_libraries_wait_for_a_file(
+        self, source: Path
+    ) -> None:
+        libraries = {"pydicom", "imagecodecs"}
+        if not source.stem.startswith("dicom"):
+            at_run_time = _packages(source, top_level_only=True)
+            assert not at_run_time & libraries
+            of_dicom = [name for name in _imports(source, top_level_only=True) if ".dicom" in name]
+            assert not of_dicom
+
     def test_it_imports_of_app_only_what_its_job_needs(self, source: Path) -> None:
         module = _module(source)
         if module not in WIRING:

@@ -6,6 +6,7 @@ there can be, and an image is one look-up.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ PERCENTILES = (0.5, 99.5)
 _LUT_BITS = range(8, 17)
 _MAX_ENTRIES = 1 << 16
 _SIGN = 1 << 15
+_STRIP_ROWS = 256
 
 
 def to_gray(
@@ -49,15 +51,36 @@ def to_gray(
     stored = _meanings(layout)
     padding = _find_padding(stored, header, layout)
     values = _apply_modality(stored, header, is_little_endian=is_little_endian)
-    counts = np.bincount(samples.ravel(), minlength=values.size)
-    counts[padding] = 0
-    shades, warnings = _apply_voi(values, counts, header, is_little_endian=is_little_endian)
+    shown = _Shown(samples, padding)
+    shades, warnings = _apply_voi(values, shown, header, is_little_endian=is_little_endian)
     is_inverse, conflict = _read_polarity(header)
     if is_inverse:
         shades = 1 - shades
     table = np.floor(np.clip(shades, 0, 1) * 255 + 0.5).astype(np.uint8)
     table[padding] = 0
     return table[samples], warnings + conflict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shown:
+    """What an image shows.
+
+    Args:
+        samples: uint16 `[height, width]`.
+        padding: bool `[2 ** bits stored]`: what is no part of it.
+    """
+
+    samples: Samples
+    padding: NDArray[np.bool_]
+
+    def count(self) -> NDArray[np.int64]:
+        """Count how often each value is stored, by strips: counting takes 8 bytes a sample."""
+        counts = np.zeros(self.padding.size, np.int64)
+        for top in range(0, len(self.samples), _STRIP_ROWS):
+            strip = self.samples[top : top + _STRIP_ROWS].ravel()
+            counts += np.bincount(strip, minlength=counts.size)
+        counts[self.padding] = 0
+        return counts
 
 
 def _meanings(layout: Layout) -> Values:
@@ -98,7 +121,7 @@ def _apply_modality(stored: Values, header: Header, *, is_little_endian: bool) -
 
 
 def _apply_voi(
-    values: Values, counts: NDArray[np.int64], header: Header, *, is_little_endian: bool
+    values: Values, shown: _Shown, header: Header, *, is_little_endian: bool
 ) -> tuple[Values, Warnings]:
     """Spread the values of interest from 0 to 1."""
     item = header.first("VOILUTSequence")
@@ -110,21 +133,19 @@ def _apply_voi(
         return table / ((1 << bits) - 1), ()
     center, width = header.number("WindowCenter"), header.number("WindowWidth")
     if center is None or width is None:
-        return _apply_percentiles(values, counts, "The file has no window")
+        return _apply_percentiles(values, shown, "The file has no window")
     window = _WINDOWS.get(header.text("VOILUTFunction").upper() or "LINEAR")
     least = 1 if window is _linear else 0
     is_valid = np.isfinite([center, width]).all() and width >= least and width > 0
     if window is None or not is_valid:
-        return _apply_percentiles(values, counts, "The file's window is not valid")
+        return _apply_percentiles(values, shown, "The file's window is not valid")
     return window(values, center, width), ()
 
 
-def _apply_percentiles(
-    values: Values, counts: NDArray[np.int64], why: str
-) -> tuple[Values, Warnings]:
+def _apply_percentiles(values: Values, shown: _Shown, why: str) -> tuple[Values, Warnings]:
     """Take black and white from the image itself; they are values that it has."""
     order = np.argsort(values, kind="stable")
-    ranks = np.cumsum(counts[order])
+    ranks = np.cumsum(shown.count()[order])
     wanted = [max(1, np.ceil(ranks[-1] * percentile / 100)) for percentile in PERCENTILES]
     places = np.minimum(np.searchsorted(ranks, wanted), values.size - 1)
     black, white = values[order][places]

@@ -1,8 +1,7 @@
 """Stored samples of a DICOM file, from whatever transfer syntax.
 
-All JPEGs, JPEG-LS and JPEG 2000 are decoded by imagecodecs (libjpeg-turbo, CharLS, OpenJPEG). A
-codestream's own header is compared with the file's before its decoder sees it: what a hostile one
-claims of itself would decide on memory and time.
+All JPEGs, JPEG-LS and JPEG 2000 are decoded by imagecodecs (libjpeg-turbo, CharLS, OpenJPEG). Of
+the decoders that pydicom knows, GDCM ends the whole process on some corrupt codestreams.
 """
 
 import struct
@@ -15,14 +14,19 @@ from numpy.typing import NDArray
 from pydicom import uid
 
 from app.errors import UnreadableImage, UnsupportedImage
+from app.imaging.dicom_codestreams import (
+    JPEG_LS,
+    MAX_BITS,
+    SEQUENTIAL,
+    check_jpeg,
+    check_jpeg_2000,
+)
 from app.imaging.dicom_file import DicomFile, Header, name
-from app.imaging.structure import count_passes
 
 Samples = NDArray[np.uint16]
 """uint16 `[height, width]`: the bits that are stored of each sample, without its sign's meaning."""
 
 MIN_BITS = 8
-MAX_BITS = 16
 
 _NATIVE = {
     uid.ImplicitVRLittleEndian,
@@ -37,7 +41,6 @@ _LOSSY = {
     uid.JPEG2000,
     uid.HTJ2K,
 }
-_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def read_samples(file: DicomFile, layout: Layout) -> Samples:
         return _unpack(_read_native(file, layout), layout)
     array = decode(bytes(file.pixels), layout)
     if array.shape != (layout.rows, layout.columns):
-        raise _other_size(array.shape[::-1], layout)
+        raise UnreadableImage("one gray component", "another picture")
     if file.transfer_syntax != uid.RLELossless:
         array = _fit(array, layout, is_lossy=file.transfer_syntax in _LOSSY)
     return _unpack(array, layout)
@@ -160,80 +163,19 @@ def _unpack(array: NDArray[np.integer], layout: Layout) -> Samples:
     return samples
 
 
-def _other_size(found: tuple[int, ...], layout: Layout) -> UnreadableImage:
-    size = " x ".join(str(side) for side in found)
-    return UnreadableImage(f"a codestream of {layout.columns} x {layout.rows} samples", size)
-
-
-_SEQUENTIAL = {0xC0, 0xC1, 0xC3}
-"""Frames of a JPEG in baseline, extended and lossless mode, with Huffman coding."""
-
-_JPEG_LS = {0xF7}
-_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-_FRAME = struct.Struct(">HBHHB")
-
-
 def _decode_jpeg(data: bytes, layout: Layout) -> NDArray[np.integer]:
-    _check_end(data)
-    if count_passes(data, "JPEG") != 1:
-        raise UnreadableImage("a JPEG of one gray component, in one scan", "another")
-    _check_jpeg(data, layout, _SEQUENTIAL)
+    check_jpeg(data, layout.columns, layout.rows, SEQUENTIAL)
     return imagecodecs.jpeg8_decode(data)
 
 
 def _decode_jpeg_ls(data: bytes, layout: Layout) -> NDArray[np.integer]:
-    _check_end(data)
-    _check_jpeg(data, layout, _JPEG_LS)
+    check_jpeg(data, layout.columns, layout.rows, JPEG_LS)
     return imagecodecs.jpegls_decode(data)
 
 
-def _check_end(data: bytes) -> None:
-    """Check that a codestream ends; decoders make up what a truncated one has not."""
-    if not data.rstrip(b"\0").endswith(_END):
-        raise UnreadableImage("a whole codestream", "a truncated one")
-
-
-def _check_jpeg(data: bytes, layout: Layout, modes: set[int]) -> None:
-    """Compare a codestream's frame header with the file's header."""
-    at = 2
-    while at + 2 + _FRAME.size <= len(data) and data[at] == 0xFF:  # noqa: PLR2004 -- a marker
-        marker = data[at + 1]
-        length, bits, height, width, components = _FRAME.unpack_from(data, at + 2)
-        if marker not in _FRAMES:
-            at += 1 if marker == 0xFF else 2 + length  # noqa: PLR2004 -- a fill byte
-            continue
-        if (width, height) != (layout.columns, layout.rows):
-            raise _other_size((width, height), layout)
-        if marker not in modes or components != 1 or bits > MAX_BITS:
-            break
-        return
-    raise UnreadableImage("a codestream of one gray component, as the transfer syntax says", "none")
-
-
-_SIZ = struct.Struct(">4sHH8LH3B")
-_START_AND_SIZE = b"\xff\x4f\xff\x51"
-_MAX_TILES = 4096
-
-
 def _decode_jpeg_2000(data: bytes, layout: Layout) -> NDArray[np.integer]:
-    _check_end(data)
-    _check_jpeg_2000(data, layout)
+    check_jpeg_2000(data, layout.columns, layout.rows)
     return imagecodecs.jpeg2k_decode(data)
-
-
-def _check_jpeg_2000(data: bytes, layout: Layout) -> None:
-    if len(data) < _SIZ.size or not data.startswith(_START_AND_SIZE):
-        raise UnreadableImage("a JPEG 2000 codestream", "something else")
-    _, _, _, right, bottom, left, top, tile_width, tile_height, _, _, components, *depth = (
-        _SIZ.unpack_from(data)
-    )
-    if (right - left, bottom - top) != (layout.columns, layout.rows):
-        raise _other_size((right - left, bottom - top), layout)
-    bits, *steps = depth
-    if components != 1 or steps != [1, 1] or (bits & 0x7F) + 1 > MAX_BITS or left or top:
-        raise UnreadableImage("a codestream of one gray component", "another")
-    if right * bottom > _MAX_TILES * tile_width * tile_height:
-        raise UnsupportedImage(f"a codestream of at most {_MAX_TILES} tiles", "more")
 
 
 def _fit(array: NDArray[np.integer], layout: Layout, *, is_lossy: bool) -> NDArray[np.integer]:
