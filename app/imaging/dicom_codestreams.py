@@ -106,8 +106,11 @@ def check_jpeg_2000(data: bytes, columns: int, rows: int) -> None:
 
 
 def _check_end(data: bytes) -> None:
-    """Check that a codestream ends; decoders make up what a truncated one has not."""
-    if not data.rstrip(b"\0").endswith(_END.to_bytes(2)):
+    """Check that a codestream ends; decoders make up what a truncated one has not.
+
+    Encoders fill a fragment to an even length with either byte.
+    """
+    if not data.rstrip(b"\0\xff").endswith(_END.to_bytes(2)):
         raise UnreadableImage("a whole codestream", "a truncated one")
 
 

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 STUDY, SERIES, INSTANCE = "1.2.826.0.1.3680043.8.498.1", "1.2.3.4", "1.2.3.5"
 
@@ -67,7 +67,7 @@ def dataset(samples: NDArray[np.integer] | None = None, **elements: Any) -> Data
 
 def write(data: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     """Write a data set as a file, in a transfer syntax without codestreams."""
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     buffer = io.BytesIO()
     dcmwrite(buffer, data, enforce_file_format=True)
     return buffer.getvalue()
@@ -79,7 +79,7 @@ def dicom(samples: NDArray[np.integer] | None = None, **elements: Any) -> bytes:
 
 
 def compressed(
-    samples: NDArray[np.integer], syntax: str, *fragments: bytes, **elements: Any
+    samples: NDArray[np.integer], syntax: str, *fragments: bytes | bytearray, **elements: Any
 ) -> bytes:
     """Write a file around a codestream, in one fragment or several."""
     data = dataset(samples, **elements)
@@ -99,13 +99,13 @@ def dcmtk(program: str, data: bytes, folder: Path, *options: str) -> bytes:
     return (folder / "out").read_bytes()
 
 
-def _jpeg_lossless(samples: NDArray[np.integer]) -> bytes:
+def _jpeg_lossless(samples: NDArray[np.integer]) -> bytes | bytearray:
     bits = 8 if samples.dtype.itemsize == 1 else 16
     unsigned = samples.view(f"u{samples.dtype.itemsize}")
     return imagecodecs.jpeg8_encode(unsigned, lossless=True, bitspersample=bits)
 
 
-ENCODERS: dict[str, Callable[[NDArray[np.integer]], bytes]] = {
+ENCODERS: dict[str, Callable[[NDArray[np.integer]], bytes | bytearray]] = {
     "JPEGLosslessSV1": _jpeg_lossless,
     "JPEGLSLossless": lambda each: imagecodecs.jpegls_encode(each.view(f"u{each.dtype.itemsize}")),
     "JPEG2000Lossless": lambda each: imagecodecs.jpeg2k_encode(

@@ -246,7 +246,7 @@ def test_a_file_that_is_explicit_against_its_word_is_read() -> None:
 
 def marked_files() -> list[bytes]:
     """Files that are read or refused, with a mark wherever a header can hold a text."""
-    texts = {
+    texts: dict[str, Any] = {
         "PatientName": MARK,
         "PatientID": MARK,
         "PatientBirthDate": MARK,

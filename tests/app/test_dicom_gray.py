@@ -55,7 +55,7 @@ def test_windows_give_these_grays(
 
 
 def test_the_first_of_several_windows_is_used() -> None:
-    window = {"WindowCenter": [100, 3000], "WindowWidth": [101, 1]}
+    window: dict[str, Any] = {"WindowCenter": [100, 3000], "WindowWidth": [101, 1]}
     assert grays([49, 50, 100, 150], **window) == [0, 1, 129, 255]
 
 
@@ -75,12 +75,12 @@ def test_the_first_of_several_windows_is_used() -> None:
 def test_samples_of_8_to_16_bits_are_read_signed_and_unsigned(
     kind: str, bits: int, values: list[int]
 ) -> None:
-    window = {"WindowCenter": values[1], "WindowWidth": 1 << bits}
+    window: dict[str, Any] = {"WindowCenter": values[1], "WindowWidth": 1 << bits}
     assert grays(values, kind, BitsStored=bits, **window) == [0, 128, 255]
 
 
 def test_bits_that_are_not_stored_are_left_out() -> None:
-    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
     overlay_above = [0x1000, 0x8FFF]
     assert grays(overlay_above, BitsStored=12, **window) == [0, 255]
     below = [0x000F, 0xFFF0]

@@ -19,7 +19,7 @@ from tests.fakes import FakeEngine, gray_png
 pytestmark = pytest.mark.anyio
 
 DICOM = {"content-type": "application/dicom"}
-SHOWN = {"WindowCenter": 2048, "WindowWidth": 4096}
+SHOWN: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
 UIDS = {
     "study_instance_uid": STUDY,
     "series_instance_uid": SERIES,
@@ -106,8 +106,9 @@ async def test_a_bare_body_counts_as_memory_until_it_is_answered(
     opened: Open, engine: FakeEngine
 ) -> None:
     file = dicom(**SHOWN)
-    engine.may_answer.clear()
     async with opened(upload_memory_bytes=len(file), max_upload_bytes=len(file)) as client:
+        engine.may_answer.clear()
+        engine.started.clear()
         first = asyncio.create_task(client.post(PREDICTIONS, content=file, headers=DICOM))
         await asyncio.to_thread(engine.started.wait, 5)
         second = await client.post(PREDICTIONS, content=Body(file, 1000), headers=DICOM)

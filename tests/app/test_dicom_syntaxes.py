@@ -206,6 +206,15 @@ def test_a_truncated_codestream_is_unreadable(name: str, cut: float) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("filling", [b"\0", b"\xff", b"\0\0\0"])
+def test_a_codestream_may_be_filled_up(name: str, filling: bytes) -> None:
+    samples = ramp(12)
+    codestream = ENCODERS[name](samples)
+    file = compressed(samples, getattr(uid, name), codestream + filling, **window(12))
+    assert (decode(file).pixels == expected(samples, 12)).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_color_in_a_codestream_is_unreadable(name: str) -> None:
     color = np.zeros((64, 64, 3), np.uint8)
     encoded = {

@@ -39,7 +39,7 @@ async def test_an_xray_is_answered_with_a_prediction(client: httpx.AsyncClient) 
     assert body["decision_threshold"] == 0.5
     assert body["acceptance"] == {"score": 1.0, "threshold": 0.5}
     assert body["warnings"] == []
-    assert set(body["image"]) == {"format", "width", "height", "sha256"}
+    assert set(body["image"]) == {"format", "width", "height", "sha256", "dicom"}
     assert set(body["model"]) == {"name", "version", "digest"}
     assert set(body["timings_ms"]) == {"decode", "queue", "inference", "total"}
 

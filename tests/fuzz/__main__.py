@@ -23,6 +23,7 @@ import numpy as np
 with atheris.instrument_imports(include=["PIL", "app", "pydicom", "python_multipart", "starlette"]):
     from starlette.requests import Request
 
+    import app.imaging.dicom  # noqa: F401 -- the service imports it when a file comes
     from app.errors import CovidXrayError, InputError
     from app.imaging import Limits, decode
     from app.uploads import UploadLimits, UploadReader
