@@ -38,9 +38,8 @@ def silence_libraries() -> None:
     """Keep from standard error what libraries say of an upload."""
     # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # What these say of a DICOM file quotes its header, at any level.
+    # pydicom's quote headers; where it is imported, its logger is turned off too.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     # Below this level they tell bytes of uploads.
     for name in ("python_multipart", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)

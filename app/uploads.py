@@ -121,10 +121,15 @@ class UploadReader:
         try:
             body.check_announced()
             async with _deadline(timeout_s):
-                if bare and _content_type(request) == DICOM:
+                content_type = _content_type(request)
+                if bare and content_type == DICOM:
                     files = [await _read_bare(body)]
-                else:
+                elif content_type == MULTIPART:
                     files = await _read_files(request, body, field, most)
+                else:
+                    other = f", or {DICOM}" if bare else ""
+                    wanted = f"{MULTIPART} with the field {field}{other}"
+                    raise MalformedRequest(wanted, "another content type")
             yield Upload(files, deadline)
         finally:
             self.memory.hold(-body.received)
@@ -219,8 +224,6 @@ async def _read_bare(body: _Body) -> bytes:
 
 
 async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
-    if _content_type(request) != MULTIPART:
-        raise MalformedRequest(f"{MULTIPART} with the field {field}", "another content type")
     parser = _InMemoryParser(
         request.headers,
         body.chunks(),

@@ -31,6 +31,7 @@ _SIGN = 1 << 15
 _STRIP_ROWS = 256
 
 
+@np.errstate(over="ignore", invalid="ignore")  # judged by what comes out
 def to_gray(
     samples: Samples, layout: Layout, header: Header, *, is_little_endian: bool
 ) -> tuple[Pixels, Warnings]:
@@ -53,6 +54,8 @@ def to_gray(
     values = _apply_modality(stored, header, is_little_endian=is_little_endian)
     shown = _Shown(samples, padding)
     shades, warnings = _apply_voi(values, shown, header, is_little_endian=is_little_endian)
+    if np.isnan(shades).any():
+        raise UnreadableImage("a rescaling and a window that give numbers", "others")
     is_inverse, conflict = _read_polarity(header)
     if is_inverse:
         shades = 1 - shades

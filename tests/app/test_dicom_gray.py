@@ -1,5 +1,6 @@
 """Exact grays: each step from stored samples to 8 bits, as PS3.3 defines it."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,46 @@ def test_padding_may_be_negative_and_declared_as_positive() -> None:
 def test_a_step_that_is_not_defined_is_unreadable(elements: dict[str, Any]) -> None:
     with pytest.raises(UnreadableImage, match=r"\(0028,"):
         decode(dicom(ramp(12), **elements))
+
+
+def with_decimals(numbers: dict[str, str]) -> bytes:
+    """Write numbers as decimal strings that pydicom would not write."""
+    data = dataset()
+    for keyword, value in numbers.items():
+        data.add_new(keyword, "CS" if "LUT" in keyword else "LO", value)
+    file = write(data)
+    for element in (0x1050, 0x1051, 0x1052, 0x1053):
+        head = struct.pack("<HH", 0x28, element)
+        file = file.replace(head + b"LO", head + b"DS")
+    return file
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"RescaleSlope": "1e308"},
+        {"RescaleSlope": "nan"},
+        {"RescaleIntercept": "inf"},
+        {"RescaleIntercept": "1e999"},
+    ],
+)
+def test_a_rescaling_to_what_is_no_number_is_unreadable(numbers: dict[str, str]) -> None:
+    with pytest.raises(UnreadableImage, match=r"Rescale Slope \(0028,1053\)"):
+        decode(with_decimals(numbers))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"RescaleSlope": "1e300", "RescaleIntercept": "-1e303"},
+        {"WindowCenter": "1e308", "WindowWidth": "1e308"},
+        {"WindowCenter": "-1e308", "WindowWidth": "1e-300", "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": "0", "WindowWidth": "1e-300", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "nan", "WindowWidth": "inf"},
+    ],
+)
+def test_very_great_and_very_small_numbers_are_read(numbers: dict[str, str]) -> None:
+    assert decode(with_decimals(numbers)).pixels.shape == (64, 64)
 
 
 def test_a_lut_of_another_length_than_it_says_is_unreadable() -> None:
