@@ -18,7 +18,8 @@ from app.imaging.raster import Limits
 _HEADER_BYTES = 2**24
 """That a deflated file may inflate to, beside its pixels."""
 
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"[0-2](\.[0-9]+)+")
+_MAX_UID = 64
 
 
 def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
@@ -81,4 +82,4 @@ def _identify(header: Header) -> DicomInstance:
 def _read_uid(header: Header, keyword: str) -> str | None:
     """Read a UID; what has not the form of one is not told."""
     found = header.text(keyword)
-    return found if _UID.fullmatch(found) else None
+    return found if _UID.fullmatch(found) and len(found) <= _MAX_UID else None

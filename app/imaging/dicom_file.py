@@ -1,15 +1,14 @@
 """A DICOM file's structure: its header, and where its pixels are, without decoding any of them.
 
 What is read here was sent by anybody: how many elements there may be and what a deflated file may
-inflate to is bounded, and no value of a header is in any error but those that `shown` lets pass.
+inflate to is bounded, and no text of a header is in any error but the codes that `shown` lets pass.
 """
 
 import io
 import logging
-import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from pydicom import Dataset, config
@@ -47,7 +46,9 @@ _ITEM_TAG = (0xFFFE, 0xE000)
 _DELIMITER_TAG = (0xFFFE, 0xE0DD)
 _META_GROUP = 2
 _OVERLAY_GROUPS = range(0x6000, 0x6100)
-_CODE = re.compile(r"[A-Z0-9][A-Z0-9 _.-]{0,15}")
+_WORDS = range(-(2**15), 2**16)
+"""What 16 bits can hold, with a sign or without."""
+
 
 # What pydicom says of a file quotes its values. `app.logs` and the tests turn off its warnings too.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -60,11 +61,11 @@ def name(keyword: str) -> str:
     return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
 
 
-def shown(code: str) -> str:
-    """Give a coded value such as `CT` as it is; what has not the form of a code is not told."""
+def shown(code: str, known: Container[str]) -> str:
+    """Give a coded value such as `CT` as it is; what is no code of the standard is not told."""
     if not code:
         return "none"
-    return code if _CODE.fullmatch(code) else "another value"
+    return code if code in known else "another value"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +94,7 @@ class Header:
         return "\\".join(texts).strip(" \0")
 
     def whole(self, keyword: str) -> int | None:
-        """Read a whole number; none where there is none.
+        """Read a whole number of 16 bits; none where there is none.
 
         Raises:
             UnreadableImage: There is something else, or several.
@@ -101,7 +102,7 @@ class Header:
         value = self._value(keyword)
         if value is None or value == "":
             return None
-        if not isinstance(value, int):
+        if not isinstance(value, int) or value not in _WORDS:
             raise _invalid(keyword)
         return int(value)
 

@@ -50,6 +50,26 @@ _SIDE_VIEW_CODES = {
 """Of CID 4010, DX View, in SNOMED CT and as SNOMED RT codes."""
 
 _GRAY = {"MONOCHROME1", "MONOCHROME2"}
+_COLORED = {
+    *("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"),
+    *("YBR_ICT", "YBR_RCT", "HSV", "ARGB", "CMYK", "XYB"),
+}
+_MODALITIES = {
+    *("AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CD", "CT", "DG", "DOC", "ECG", "EPS", "ES"),
+    *("FID", "GM", "HC", "HD", "IO", "IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D"),
+    *("MG", "MR", "NM", "OAM", "OCT", "OP", "OPM", "OPR", "OPT", "OPTBSV", "OPTENF", "OPV"),
+    *("OSS", "OT", "PLAN", "PR", "PT", "PX", "REG", "RESP", "RF", "RTDOSE", "RTIMAGE"),
+    *("RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SC", "SEG", "SM", "SMR", "SR", "SRF", "STAIN"),
+    *("TEXTUREMAP", "TG", "US", "VA", "VF", "XA", "XC"),
+}
+_BODY_PARTS = {
+    *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CLAVICLE", "COCCYX", "CSPINE", "ELBOW"),
+    *("EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW"),
+    *("KNEE", "LEG", "LSPINE", "MAXILLA", "MANDIBLE", "NECK", "PELVIS", "RIB", "SCAPULA"),
+    *("SHOULDER", "SINUS", "SKULL", "SPINE", "SSPINE", "STERNUM", "THIGH", "TIBIA", "TOE"),
+    *("TSPINE", "WHOLEBODY", "WRIST", "ZYGOMA"),
+}
+"""Defined terms of the standard: what else is found there is not repeated to anybody."""
 
 
 def check(file: DicomFile) -> tuple[ImageWarning, ...]:
@@ -78,13 +98,13 @@ def _check_modality(header: Header) -> None:
         return
     if modality not in CAPTURE_MODALITIES:
         wanted = "CR, DX, DR or RG, or a secondary capture of the chest"
-        raise _refused(NotAChestRadiograph, "Modality", wanted, shown(modality))
+        raise _refused(NotAChestRadiograph, "Modality", wanted, shown(modality, _MODALITIES))
     if not header.text("SOPClassUID").startswith(_SECONDARY_CAPTURE):
         wanted = f"Secondary Capture Image Storage where the modality is {modality}"
         raise _refused(NotAChestRadiograph, "SOPClassUID", wanted, "another class")
     if not _says_chest(header):
         wanted = f"CHEST where the modality is {modality}"
-        body_part = shown(header.text("BodyPartExamined").upper())
+        body_part = shown(header.text("BodyPartExamined").upper(), _BODY_PARTS)
         raise _refused(NotAChestRadiograph, "BodyPartExamined", wanted, body_part)
 
 
@@ -92,10 +112,11 @@ def _check_body_part(header: Header) -> None:
     if _says_chest(header):
         return
     if body_part := header.text("BodyPartExamined").upper():
-        raise _refused(NotAChestRadiograph, "BodyPartExamined", "CHEST", shown(body_part))
-    if code := _code(header, "AnatomicRegionSequence"):
+        received = shown(body_part, _BODY_PARTS)
+        raise _refused(NotAChestRadiograph, "BodyPartExamined", "CHEST", received)
+    if _code(header, "AnatomicRegionSequence"):
         wanted = "816094009 (chest)"
-        raise _refused(NotAChestRadiograph, "AnatomicRegionSequence", wanted, shown(code))
+        raise _refused(NotAChestRadiograph, "AnatomicRegionSequence", wanted, "another code")
 
 
 def _says_chest(header: Header) -> bool:
@@ -106,9 +127,10 @@ def _says_chest(header: Header) -> bool:
 
 def _check_view(header: Header) -> None:
     view = header.text("ViewPosition").upper()
-    words = re.findall("[A-Z]+", view)
-    if any(word in _SIDE_VIEWS or word.startswith(_SIDE_VIEW_WORDS) for word in words):
-        raise _refused(NotAChestRadiograph, "ViewPosition", "AP or PA", shown(view))
+    for word in re.findall("[A-Z]+", view):
+        if word in _SIDE_VIEWS or word.startswith(_SIDE_VIEW_WORDS):
+            received = shown(word, _SIDE_VIEWS | {"LATERAL", "OBLIQUE", "DECUBITUS"})
+            raise _refused(NotAChestRadiograph, "ViewPosition", "AP or PA", received)
     code = _code(header, "ViewCodeSequence")
     for side, codes in _SIDE_VIEW_CODES.items():
         if code in codes:
@@ -143,7 +165,9 @@ def _check_pixels(file: DicomFile) -> None:
     photometric = header.text("PhotometricInterpretation").upper()
     if photometric not in _GRAY:
         wanted = "MONOCHROME1 or MONOCHROME2"
-        raise _refused(UnsupportedImage, "PhotometricInterpretation", wanted, shown(photometric))
+        raise _refused(
+            UnsupportedImage, "PhotometricInterpretation", wanted, shown(photometric, _COLORED)
+        )
 
 
 def _refused(kind: type[InputError], keyword: str, expected: str, received: str) -> InputError:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import random
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from pydicom import uid
 from app.logs import make_formatter
 from tests.app.calls import BATCH, HEATMAPS, PREDICTIONS, Body, Open, check_problem
 from tests.app.dicoms import INSTANCE, SERIES, STUDY, dicom, ramp
+from tests.app.test_dicom_hostile import mutate, seeds
 from tests.fakes import FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +154,23 @@ async def test_nothing_of_a_patient_is_in_an_answer_or_the_log(
     assert "/v1/predictions" in logged
     assert "marked" not in (logged + answer.text + str(answer.headers)).lower()
     assert STUDY not in logged
+
+
+async def test_mutated_files_get_no_server_error_and_leave_nothing_in_the_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    chance = random.Random(0)  # noqa: S311 -- no secret
+    statuses = set()
+    told = ""
+    for seed in seeds() * 30:
+        answer = await client.post(PREDICTIONS, content=mutate(seed, chance), headers=DICOM)
+        statuses.add(answer.status_code)
+        told += answer.text
+    assert {200, 422} <= statuses <= {200, 415, 422}
+    formatter = make_formatter("json")
+    told += "".join(formatter.format(record) for record in caplog.records)
+    assert "marked" not in told.lower()
 
 
 async def test_an_engine_that_fails_on_a_dicom_tells_nothing_of_it(
