@@ -55,7 +55,9 @@ def serve() -> None:
 def predict(
     files: Annotated[
         list[str],
-        typer.Argument(help="X-rays: files, folders with all below them, or patterns ('*.dcm')."),
+        typer.Argument(
+            help="PNG, JPEG or DICOM files, folders with all below them, or patterns ('*.dcm')."
+        ),
     ],
     *,
     as_json: Annotated[

@@ -110,7 +110,7 @@ class UnsupportedImage(InputError):
 
 
 class NotAChestRadiograph(InputError):
-    """The image does not look like the frontal chest X-rays that the release was made for."""
+    """The image does not look like a frontal chest X-ray, or its DICOM header says it is none."""
 
     code = "not-a-chest-radiograph"
     title = "The image is not a frontal chest X-ray"

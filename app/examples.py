@@ -36,12 +36,14 @@ _NOT_READY = NotReady("a loaded release", "a service that is starting or stoppin
 
 _ON_UPLOAD: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
-    MalformedRequest("multipart/form-data with the field file", "another content type"),
+    MalformedRequest(
+        "multipart/form-data with the field file, or application/dicom", "another content type"
+    ),
     MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
     NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
     UploadStalled("a body without pauses of 10 s", "one"),
     PayloadTooLarge("a body of at most 67108864 bytes", "more"),
-    UnsupportedImageType("a PNG or JPEG file", "a PDF"),
+    UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"),
     UnreadableImage("an intact PNG file", "a truncated or corrupt PNG"),
     UnsupportedImage("an image of at least 64 x 64 pixels", "32 x 32"),
     NotAChestRadiograph(
@@ -199,7 +201,7 @@ def _example(summary: str, value: object) -> Json:
 
 def _answers() -> dict[tuple[str, str], Json]:
     """Path and media type → examples by name."""
-    spoiled = Problem.of(UnsupportedImageType("a PNG or JPEG file", "a PDF"))
+    spoiled = Problem.of(UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"))
     batch = [_PREDICTION, spoiled.model_dump(exclude_none=True)]
     ready = {"status": "ready", "name": "covid19-resnet50", "version": 3}
     json, markdown = "application/json", "text/markdown"

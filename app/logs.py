@@ -31,9 +31,14 @@ def configure_logging(level: str, log_format: Format) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Keep from standard error what libraries say of an upload."""
     # Pillow warns of each odd tag of a file, by a line that Python then remembers for good.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # These warn with the values of a DICOM file's attributes, which may be a patient's.
+    # These quote the headers of DICOM files; where pydicom is imported, its logger is turned off.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     # Below this level they tell bytes of uploads.
     for name in ("python_multipart", "PIL", "pydicom", "highdicom"):

@@ -70,8 +70,7 @@ async def open_service(
     registry = Registry(settings.model_store, settings.model_name, load, settings.model_version)
     scheduler = Scheduler(threads, settings.queue_limit, registry.load().inference_s)
     limits = Limits(max_pixels=settings.max_pixels)
-    enforce = settings.acceptance == "enforce"
-    service = InferenceService(registry, scheduler, limits, recorder, enforce_acceptance=enforce)
+    service = InferenceService(registry, scheduler, limits, recorder, settings.acceptance)
     try:
         async with kept_up(service, settings.follow_s, settings.hang_timeout_s):
             yield service

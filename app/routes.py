@@ -31,14 +31,14 @@ from app.schemas import (
 )
 from app.security import HEADERS
 from app.service import InferenceService
-from app.uploads import MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
+from app.uploads import DICOM, MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
 
 T = TypeVar("T")
 
 MARKDOWN = "text/markdown"
 
-DESCRIPTION = """Reads a frontal chest X-ray (PNG or JPEG), and answers with the probabilities of
-COVID-19 and Normal.
+DESCRIPTION = """Reads a frontal chest X-ray (PNG, JPEG or DICOM), and answers with the
+probabilities of COVID-19 and Normal.
 
 **Research software, no medical device.** It must not be used to diagnose or to decide on treatment.
 It knows two classes only: a pneumonia that is not COVID-19, and any other finding, is neither of
@@ -47,7 +47,7 @@ X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
 async def _read_file(request: Request) -> AsyncIterator[Upload]:
-    async with _reader(request).read(request, "file", 1) as upload:
+    async with _reader(request).read(request, "file", 1, bare=True) as upload:
         yield upload
 
 
@@ -104,8 +104,17 @@ WithLegend = Annotated[
 Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
-def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe a form in OpenAPI; `format: binary` is what Swagger UI shows a file chooser for."""
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def _form(field: str, schema: dict[str, Any], *bare: str) -> dict[str, Any]:
+    """Describe a form in OpenAPI; `format: binary` is what Swagger UI shows a file chooser for.
+
+    Args:
+        field: Where its files are.
+        schema: Of the field.
+        bare: Content types of files that may be the whole body instead.
+    """
     form = {"type": "object", "required": [field], "properties": {field: schema}}
     timeout = {
         "name": TIMEOUT_HEADER,
@@ -113,7 +122,8 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
         "description": "Seconds in which the answer is of use; after them its work is dropped.",
         "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
     }
-    body = {"required": True, "content": {MULTIPART: {"schema": form}}}
+    content = {MULTIPART: {"schema": form}} | {each: {"schema": _BINARY} for each in bare}
+    body = {"required": True, "content": content}
     return {"requestBody": body, "parameters": [timeout]}
 
 
@@ -137,8 +147,9 @@ DOCUMENTATION: dict[str, Any] = {
     "swagger_ui_parameters": {"validatorUrl": None},  # which would be asked over the internet
 }
 
-_BINARY = {"type": "string", "format": "binary"}
-_ONE = _form("file", {**_BINARY, "description": "A frontal chest X-ray, as PNG or JPEG."})
+_ONE = _form(
+    "file", {**_BINARY, "description": "A frontal chest X-ray, as PNG, JPEG or DICOM."}, DICOM
+)
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
 _ON_UPLOAD = _problems(400, 408, 413, 415, 422, 500, 503, 504)
 

@@ -48,12 +48,14 @@ class Problem(_Schema):
     )
     title: str = Field(examples=["The file is of a type that is not read"])
     status: int = Field(description="The HTTP status.", examples=[415])
-    detail: str = Field(examples=["Expected a PNG or JPEG file; received a PDF."])
+    detail: str = Field(examples=["Expected a PNG, JPEG or DICOM file; received a PDF."])
     code: str = Field(
         description="The end of `type`, for programs.", examples=["unsupported-image-type"]
     )
     expected: str | None = Field(
-        default=None, description="What would have been right.", examples=["a PNG or JPEG file"]
+        default=None,
+        description="What would have been right.",
+        examples=["a PNG, JPEG or DICOM file"],
     )
     received: str | None = Field(default=None, description="What came instead.", examples=["a PDF"])
 
@@ -112,12 +114,12 @@ class WarningSchema(_Schema):
 
 
 class DicomSchema(_Schema):
-    """Which DICOM instance was read. No other attribute of it is ever told."""
+    """Which DICOM object was read; null where it has no such UID, or one of another form."""
 
-    study_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.1"])
-    series_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.2"])
-    sop_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.3"])
-    sop_class_uid: str = Field(examples=["1.2.840.10008.5.1.4.1.1.1.1"])
+    study_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1"])
+    series_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1.1"])
+    sop_instance_uid: str | None = Field(examples=["1.2.826.0.1.3680043.8.498.1.1.1"])
+    sop_class_uid: str | None = Field(examples=["1.2.840.10008.5.1.4.1.1.1.1"])
 
 
 class ImageSchema(_Schema):

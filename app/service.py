@@ -5,21 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
-from app.imaging import ImageWarning, Limits, Pixels, Radiograph, decode
+from app.imaging import DicomInstance, ImageWarning, Limits, Pixels, Radiograph, decode
 from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
 from app.release import Manifest, Release
 from app.scheduler import Place, Scheduler
-
-if TYPE_CHECKING:  # imported where a DICOM file is read, and not before
-    from pydicom import Dataset
 
 T = TypeVar("T")
 
@@ -70,16 +67,6 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
-class DicomInfo:
-    """Which DICOM instance was read."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What was read; `dicom` is None for PNG and JPEG."""
 
@@ -87,7 +74,7 @@ class ImageInfo:
     width: int
     height: int
     sha256: str
-    dicom: DicomInfo | None = None
+    dicom: DicomInstance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +168,8 @@ class InferenceService:
         scheduler: Bounds the work.
         limits: What is decoded at all.
         recorder: Is told how images fare.
-        enforce_acceptance: Refuse what is no frontal chest X-ray, instead of warning.
+        acceptance: What becomes of an image that is no frontal chest X-ray: `enforce` refuses it,
+            `warn` answers with a warning.
     """
 
     def __init__(
@@ -190,14 +178,13 @@ class InferenceService:
         scheduler: Scheduler,
         limits: Limits,
         recorder: Recorder,
-        *,
-        enforce_acceptance: bool,
+        acceptance: Literal["enforce", "warn"] = "enforce",
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
         self._limits = limits
         self._recorder = recorder
-        self._enforce_acceptance = enforce_acceptance
+        self._refuses = acceptance == "enforce"
         self._not_ready: str | None = None
 
     def leave(self, reason: str) -> None:
@@ -349,13 +336,14 @@ class InferenceService:
             f"a frontal chest X-ray, with an acceptance score of at least {acceptance.threshold:g}",
             f"an image with the score {acceptance.score:.3g}",
         )
-        if self._enforce_acceptance:
+        if self._refuses:
             raise error
         return (ImageWarning(error.code, str(error)),)
 
 
 def _decide(analysis: _Analysis) -> Prediction:
     manifest = analysis.release.manifest
+    radiograph = analysis.radiograph
     probabilities = dict(zip(manifest.labels, analysis.probabilities.tolist(), strict=True))
     positive, negative = manifest.labels
     threshold = manifest.decision.threshold
@@ -370,31 +358,15 @@ def _decide(analysis: _Analysis) -> Prediction:
         },
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
-        image=_describe(analysis.radiograph),
+        image=ImageInfo(
+            radiograph.format,
+            radiograph.width,
+            radiograph.height,
+            radiograph.sha256,
+            radiograph.dicom,
+        ),
         model=ModelInfo(manifest.name, manifest.version, analysis.release.digest),
         timings_ms={
             stage: round(1000 * seconds, 3) for stage, seconds in analysis.timings_s.items()
         },
     )
-
-
-def _describe(radiograph: Radiograph) -> ImageInfo:
-    return ImageInfo(
-        radiograph.format,
-        radiograph.width,
-        radiograph.height,
-        radiograph.sha256,
-        None if radiograph.header is None else _identify(radiograph.header),
-    )
-
-
-def _identify(header: "Dataset") -> DicomInfo:
-    """Read an instance's UIDs; one that is missing or malformed is empty."""
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-    uids = []
-    for keyword in keywords:
-        try:
-            uids.append(str(header.get(keyword, "")))
-        except Exception:  # noqa: BLE001 -- pydicom raises almost anything for a malformed value
-            uids.append("")
-    return DicomInfo(*uids)

@@ -1,6 +1,7 @@
 """The files of a request: in memory only, and never more of them than the service can hold."""
 
 import asyncio
+import io
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -21,6 +22,7 @@ from app.errors import (
 from app.service import InferenceService
 
 MULTIPART = "multipart/form-data"
+DICOM = "application/dicom"
 TIMEOUT_HEADER = "X-Request-Timeout"
 SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
@@ -96,13 +98,16 @@ class UploadReader:
         self.memory = UploadMemory(limits.memory_bytes)
 
     @asynccontextmanager
-    async def read(self, request: Request, field: str, most: int) -> AsyncIterator[Upload]:
+    async def read(
+        self, request: Request, field: str, most: int, *, bare: bool = False
+    ) -> AsyncIterator[Upload]:
         """Read the files of a multipart form, and count them until they are no more needed.
 
         Args:
             request: Whose body is read.
             field: The name that all files have.
             most: How many there may be.
+            bare: The body may be a DICOM file itself instead, by its content type.
 
         Raises:
             InputError: The form is malformed or too large, or stopped to arrive.
@@ -116,7 +121,15 @@ class UploadReader:
         try:
             body.check_announced()
             async with _deadline(timeout_s):
-                files = await _read_files(request, body, field, most)
+                content_type = _content_type(request)
+                if bare and content_type == DICOM:
+                    files = [await _read_bare(body)]
+                elif content_type == MULTIPART:
+                    files = await _read_files(request, body, field, most)
+                else:
+                    other = f", or {DICOM}" if bare else ""
+                    wanted = f"{MULTIPART} with the field {field}{other}"
+                    raise MalformedRequest(wanted, "another content type")
             yield Upload(files, deadline)
         finally:
             self.memory.hold(-body.received)
@@ -198,10 +211,19 @@ class _InMemoryParser(MultiPartParser):
             file.close()
 
 
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def _read_bare(body: _Body) -> bytes:
+    """Collect a body that is a file."""
+    collected = io.BytesIO()
+    async for chunk in body.chunks():
+        collected.write(chunk)
+    return collected.getvalue()
+
+
 async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != MULTIPART:
-        raise MalformedRequest(f"{MULTIPART} with the field {field}", "another content type")
     parser = _InMemoryParser(
         request.headers,
         body.chunks(),

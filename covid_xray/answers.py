@@ -57,12 +57,12 @@ class ReadWarning(_Answer):
 
 
 class DicomInstance(_Answer):
-    """Which DICOM instance was read, by its UIDs."""
+    """Which DICOM instance was read, by its UIDs; None where it has none that is valid."""
 
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    sop_class_uid: str | None
 
 
 class ImageRead(_Answer):

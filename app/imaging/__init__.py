@@ -5,12 +5,14 @@ bytes → `decode` → `Radiograph` (upright, 8-bit gray, its own size) → `to_
 
 from app.imaging.contract import RESIZE_RULE, SIZE, Pixels, to_model_input
 from app.imaging.phantom import phantom
-from app.imaging.radiograph import ImageWarning, Radiograph
-from app.imaging.raster import Limits, decode
+from app.imaging.radiograph import DicomInstance, ImageWarning, Radiograph
+from app.imaging.raster import Limits
+from app.imaging.reading import decode
 
 __all__ = [
     "RESIZE_RULE",
     "SIZE",
+    "DicomInstance",
     "ImageWarning",
     "Limits",
     "Pixels",

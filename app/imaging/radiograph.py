@@ -1,11 +1,11 @@
 """An X-ray as the service sees it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.imaging.contract import Pixels, to_model_input
 
-if TYPE_CHECKING:  # its import takes a quarter of a second, which PNG and JPEG do without
+if TYPE_CHECKING:  # pydicom is imported when a DICOM file comes
     from pydicom import Dataset
 
 
@@ -22,6 +22,16 @@ class ImageWarning:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class DicomInstance:
+    """Which DICOM object was read, by its UIDs; none where it has none, or one of another form."""
+
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    sop_class_uid: str | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
     """A decoded X-ray.
@@ -33,7 +43,9 @@ class Radiograph:
         sha256: Of the file's bytes, in hexadecimal.
         warnings: What the decoder had to decide.
         size: Width and height of what the file holds, upright; that of `pixels` where not given.
-        header: A DICOM file's attributes, without its pixels; None for PNG and JPEG.
+        dicom: Which DICOM object it is; none of another format.
+        header: Of a DICOM file, without its pixels, to refer to it in a report. It holds patient
+            data: nothing of it may go into an answer that is no DICOM, a log or an error.
     """
 
     pixels: Pixels
@@ -41,7 +53,8 @@ class Radiograph:
     sha256: str
     warnings: tuple[ImageWarning, ...] = ()
     size: tuple[int, int] | None = None
-    header: "Dataset | None" = None
+    dicom: DicomInstance | None = None
+    header: "Dataset | None" = field(default=None, repr=False)
 
     @property
     def width(self) -> int:

@@ -26,7 +26,6 @@ _KNOWN_BUT_NOT_READ = {
     b"\x00\x00\x00\x0cjP  ": "a JPEG 2000",
     b"<svg": "an SVG",
 }
-_DICOM_PREAMBLE = 128
 SAMPLE_BITS = 16
 
 # `Limits` takes the place of Pillow's own guard, which would write a warning to the log.
@@ -63,7 +62,7 @@ class Limits:
 
 
 def decode(data: bytes, limits: Limits | None = None, *, reduced: bool = False) -> Radiograph:
-    """Read a PNG or JPEG.
+    """Read a PNG or JPEG; `app.imaging.decode` reads what is neither.
 
     Color is reduced to luma (ITU-R BT.601), transparency is laid over black, an EXIF orientation
     is applied. 16-bit gray is scaled by the number of bits that its brightest pixel needs (at least
@@ -103,16 +102,14 @@ def decode(data: bytes, limits: Limits | None = None, *, reduced: bool = False) 
 
 def _sniff(data: bytes) -> str:
     if not data:
-        raise UnreadableImage("a PNG or JPEG file", "an empty file (0 bytes)")
+        raise UnreadableImage("a PNG, JPEG or DICOM file", "an empty file (0 bytes)")
     for signature, kind in _READ.items():
         if data.startswith(signature):
             return kind
-    raise UnsupportedImageType("a PNG or JPEG file", _describe(data))
+    raise UnsupportedImageType("a PNG, JPEG or DICOM file", _describe(data))
 
 
 def _describe(data: bytes) -> str:
-    if data[_DICOM_PREAMBLE : _DICOM_PREAMBLE + 4] == b"DICM":
-        return "a DICOM file"
     for signature, name in _KNOWN_BUT_NOT_READ.items():
         if data.startswith(signature):
             return name

@@ -5,14 +5,14 @@ from uuid import UUID
 
 import numpy as np
 
-from app.imaging import Radiograph, phantom
-from app.service import Acceptance, DicomInfo, Finding, ImageInfo, ModelInfo, Prediction
+from app.imaging import DicomInstance, Radiograph, phantom
+from app.service import Acceptance, Finding, ImageInfo, ModelInfo, Prediction
 
 ISSUED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 _DIGEST = "6b23c0d5f35d1b11" * 4
 _SHA256 = "5f70bf18a0860070" * 4
-_DICOM = DicomInfo("2.25.91", "2.25.92", "2.25.93", sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1")
+_DICOM = DicomInstance("2.25.91", "2.25.92", "2.25.93", sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1")
 
 
 def example_finding() -> Finding:

@@ -61,7 +61,7 @@ def make_observation(finding: Finding, issued: datetime) -> _Json:
         "component": _components(prediction),
     }
     dicom = prediction.image.dicom
-    if dicom:
+    if dicom and dicom.study_instance_uid:
         identifier = {"system": _DICOM_UID, "value": f"urn:oid:{dicom.study_instance_uid}"}
         observation["derivedFrom"] = [{"type": "ImagingStudy", "identifier": identifier}]
     return observation
@@ -100,8 +100,9 @@ def _components(prediction: Prediction) -> list[_Json]:
         codes.prediction_set_code(confidence): ", ".join(labels) or codes.NO_LABEL.meaning
         for confidence, labels in prediction.prediction_set.items()
     }
-    if prediction.image.dicom:
-        texts[codes.SOP_INSTANCE] = f"urn:oid:{prediction.image.dicom.sop_instance_uid}"
+    dicom = prediction.image.dicom
+    if dicom and dicom.sop_instance_uid:
+        texts[codes.SOP_INSTANCE] = f"urn:oid:{dicom.sop_instance_uid}"
     return [
         *({"code": _codeable(c), "valueQuantity": _quantity(v)} for c, v in numbers.items()),
         *({"code": _codeable(c), "valueString": text} for c, text in texts.items()),

@@ -6,11 +6,12 @@ from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
+from app.imaging import DicomInstance
 from app.overlay import DISCLAIMER
 from app.reports import codes
 from app.reports.device import MANUFACTURER, sign, uid_of
 from app.reports.source import Source, copy_attributes
-from app.service import DicomInfo, Finding
+from app.service import Finding
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
@@ -37,7 +38,9 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
-        study_instance_uid=source.uids.study_instance_uid,
+        study_instance_uid=str(
+            source.uids.study_instance_uid
+        ),  # `source_of` has seen that it is one
         series_instance_uid=uid_of(uuid4()),
         series_number=SERIES_NUMBER,
         series_description=SERIES_DESCRIPTION,
@@ -65,7 +68,7 @@ def _describe(finding: Finding) -> str:
     )
 
 
-def _reference(uids: DicomInfo) -> Dataset:
+def _reference(uids: DicomInstance) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = uids.sop_class_uid
     reference.ReferencedSOPInstanceUID = uids.sop_instance_uid

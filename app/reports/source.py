@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.errors import NotAcceptable, UnsupportedImage
-from app.service import DicomInfo, Finding
+from app.imaging import DicomInstance
+from app.service import Finding
 
 if TYPE_CHECKING:  # imported where a report is written, and not before
     from pydicom import Dataset
@@ -20,7 +21,7 @@ UIDS = {
     "SOPInstanceUID": "sop_instance_uid",
     "SOPClassUID": "sop_class_uid",
 }
-"""DICOM's keyword → name in `DicomInfo`, of what refers to an instance."""
+"""DICOM's keyword → name in `DicomInstance`, of what refers to an instance."""
 
 REQUIRED = (
     "PatientName",
@@ -56,7 +57,7 @@ class Source:
     """
 
     header: "Dataset"
-    uids: DicomInfo
+    uids: DicomInstance
 
 
 def source_of(finding: Finding) -> Source:
@@ -73,7 +74,7 @@ def source_of(finding: Finding) -> Source:
             f"a {finding.radiograph.format} file",
         )
     for keyword, name in UIDS.items():
-        if not _UID.fullmatch(getattr(uids, name)):
+        if not _UID.fullmatch(getattr(uids, name) or ""):
             raise UnsupportedImage(f"a DICOM file with a valid {keyword}", "one without")
     return Source(header, uids)
 

@@ -7,11 +7,12 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
 
 from app.errors import UnsupportedImage
+from app.imaging import DicomInstance
 from app.reports import codes
 from app.reports.codes import Code
 from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, sign, uid_of
 from app.reports.source import REQUIRED, UIDS, Source, copy_attributes
-from app.service import DicomInfo, Finding, Prediction
+from app.service import Finding, Prediction
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "COVID-19 prediction (research)"
@@ -52,7 +53,7 @@ def make_sr(finding: Finding, source: Source) -> sr.ComprehensiveSR:
     return report
 
 
-def _bare(uids: DicomInfo) -> Dataset:
+def _bare(uids: DicomInstance) -> Dataset:
     """Make a dataset of an image's UIDs, and of nothing that is known of its patient.
 
     highdicom looks into it, and may log what it finds wrong.

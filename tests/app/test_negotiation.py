@@ -11,12 +11,12 @@ import pydicom
 import pytest
 from fhir.resources.R4B.observation import Observation
 from PIL import Image
-from pydicom import Dataset
 
 from app import negotiation, service
 from app.errors import MalformedRequest, NotAcceptable
-from app.imaging import Radiograph, decode
+from app.imaging import DicomInstance, Radiograph, decode
 from app.negotiation import DICOM, FHIR, JSON, RELATED, choose
+from app.reports.source import UIDS
 from tests.app.calls import HEATMAPS, PREDICTIONS, check_problem
 from tests.fakes import FakeEngine, dicom_header, gray_png
 
@@ -32,16 +32,11 @@ def dicom(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def decode_as_dicom(*arguments: Any, **options: Any) -> Radiograph:
         plain = decode(*arguments, **options)
-        return Radiograph(plain.pixels, "DICOM", plain.sha256, header=dicom_header())
+        header = dicom_header()
+        instance = DicomInstance(**{name: header[keyword].value for keyword, name in UIDS.items()})
+        return Radiograph(plain.pixels, "DICOM", plain.sha256, dicom=instance, header=header)
 
     monkeypatch.setattr(service, "decode", decode_as_dicom)
-
-
-class Malformed(Dataset):
-    """A header whose attributes cannot be read, as some of pydicom's cannot."""
-
-    def get(self, *_: object) -> Any:
-        raise NotImplementedError("a value representation that nobody knows")
 
 
 async def ask(client: httpx.AsyncClient, accept: str, **query: Any) -> httpx.Response:
@@ -284,7 +279,10 @@ async def test_what_cannot_be_referred_to_has_no_report(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = decode(PNG["file"])
-    radiograph = Radiograph(plain.pixels, "DICOM", plain.sha256, header=Malformed())
+    nothing = DicomInstance(None, None, None, None)
+    radiograph = Radiograph(
+        plain.pixels, "DICOM", plain.sha256, dicom=nothing, header=dicom_header()
+    )
     monkeypatch.setattr(service, "decode", lambda *_, **__: radiograph)
     problem = check_problem(await ask(client, DICOM), 422, "unsupported-image")
     assert problem["expected"] == "a DICOM file with a valid StudyInstanceUID"

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.main import create_app
 from app.settings import Settings
+from tests.app.dicoms import dicom
 from tests.fakes import gray_png
 
 CHECKS = [
@@ -36,8 +37,13 @@ FEW = hypothesis.settings(
     suppress_health_check=list(HealthCheck),
 )
 
+schemathesis.serializer.alias("application/dicom", "application/octet-stream")
 schemathesis.openapi.format(
-    "binary", st.one_of(st.sampled_from([gray_png(), gray_png()[:-40]]), st.binary(max_size=100))
+    "binary",
+    st.one_of(
+        st.sampled_from([gray_png(), gray_png()[:-40], dicom(), dicom()[:-40]]),
+        st.binary(max_size=100),
+    ),
 )
 
 

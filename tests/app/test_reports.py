@@ -19,12 +19,12 @@ from PIL import Image
 from pydicom import Dataset
 
 from app.errors import NotAcceptable, UnsupportedImage
-from app.imaging import ImageWarning
+from app.imaging import DicomInstance, ImageWarning
 from app.overlay import DISCLAIMER
 from app.reports import codes, write_observation, write_secondary_capture, write_sr
 from app.reports.example import ISSUED, example_finding
 from app.reports.source import REQUIRED, UIDS
-from app.service import DicomInfo, Finding
+from app.service import Finding
 from tests.fakes import dicom_header
 
 WRITERS = {"sr": write_sr, "sc": write_secondary_capture}
@@ -52,7 +52,9 @@ def finding_of(header: Dataset | None, **changes: Any) -> Finding:
     radiograph = dataclasses.replace(finding.radiograph, header=header)
     if header is not None and "image" not in changes:
         uids = {name: str(header.get(keyword, "")) for keyword, name in UIDS.items()}
-        changes["image"] = dataclasses.replace(finding.prediction.image, dicom=DicomInfo(**uids))
+        changes["image"] = dataclasses.replace(
+            finding.prediction.image, dicom=DicomInstance(**uids)
+        )
     prediction = dataclasses.replace(finding.prediction, **changes)
     return dataclasses.replace(finding, prediction=prediction, radiograph=radiograph)
 

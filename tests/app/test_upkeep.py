@@ -25,7 +25,7 @@ async def service(tmp_path: Path) -> AsyncIterator[InferenceService]:
     registry = Registry(tmp_path, fakes.NAME, lambda _: FakeEngine())
     registry.load()
     scheduler = Scheduler(1, 4, 0.1)
-    yield InferenceService(registry, scheduler, Limits(), UNRECORDED, enforce_acceptance=True)
+    yield InferenceService(registry, scheduler, Limits(), UNRECORDED)
     await scheduler.close()
     registry.close()
 

@@ -20,13 +20,15 @@ from typing import Any
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["PIL", "app", "python_multipart", "starlette"]):
+with atheris.instrument_imports(include=["PIL", "app", "pydicom", "python_multipart", "starlette"]):
     from starlette.requests import Request
 
+    import app.imaging.dicom  # noqa: F401 -- the service imports it when a file comes
     from app.errors import CovidXrayError, InputError
     from app.imaging import Limits, decode
     from app.uploads import UploadLimits, UploadReader
 
+from tests.app.test_dicom_hostile import seeds as dicoms
 from tests.fakes import IdleService, encode, gray_png
 
 MAX_PIXELS = 2**20
@@ -95,6 +97,7 @@ def images() -> list[bytes]:
         *(encode(each) for each in (color[::3], noise[::3], gray.astype(np.uint16) << 4)),
         *(encode(each, "JPEG", quality=30) for each in (gray, color)),
         encode(color, "JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+        *dicoms(),
     ]
 
 

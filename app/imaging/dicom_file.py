@@ -1,0 +1,332 @@
+"""A DICOM file's structure: its header, and where its pixels are, without decoding any of them.
+
+What is read here was sent by anybody: how many elements there may be and what a deflated file may
+inflate to is bounded, and no text of a header is in any error but the codes that `shown` lets pass.
+"""
+
+import io
+import logging
+import struct
+import zlib
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+
+from pydicom import Dataset, config
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+from app.errors import UnreadableImage, UnsupportedImage
+
+MAX_READS = 60_000
+"""Pieces that a header is read in, about two for each element, also of nested ones. The headers of
+X-rays have some hundreds of elements."""
+
+MAX_SEQUENCE_BYTES = 2**18
+"""Of a sequence that is looked into. The largest holds a lookup table of 128 KiB."""
+
+_PREAMBLE = 132
+"""Bytes: 128 of anything, and `DICM`."""
+
+_UNDEFINED = 0xFFFFFFFF
+_PIXEL_TAGS = range(0x7FE00008, 0x7FE00011)
+"""Float, Double Float and plain Pixel Data."""
+_PIXEL_DATA = 0x7FE00010
+_ITEM = struct.Struct("<HHL")
+_ITEM_TAG = (0xFFFE, 0xE000)
+_DELIMITER_TAG = (0xFFFE, 0xE0DD)
+_META_GROUP = 2
+_OVERLAY_GROUPS = range(0x6000, 0x6100)
+_WORDS = range(-(2**15), 2**16)
+"""What 16 bits can hold, with a sign or without."""
+
+
+# What pydicom says of a file quotes its values. `app.logs` and the tests turn off its warnings too.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+config.settings.reading_validation_mode = config.IGNORE
+
+
+def name(keyword: str) -> str:
+    """Name an element for people, such as `Modality (0008,0060)`."""
+    tag = _tag(keyword)
+    return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
+
+
+def shown(code: str, known: Container[str]) -> str:
+    """Give a coded value such as `CT` as it is; what is no code of the standard is not told."""
+    if not code:
+        return "none"
+    return code if code in known else "another value"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Header:
+    """A header or an item of it, whose values may be of any type or broken.
+
+    Args:
+        dataset: Without pixels.
+    """
+
+    dataset: Dataset = field(repr=False)
+
+    def text(self, keyword: str) -> str:
+        """Read a text; several are joined by backslashes. Empty where there is none.
+
+        Raises:
+            UnreadableImage: There is something else.
+        """
+        value = self._value(keyword)
+        if value is None:
+            return ""
+        parts = list(value) if isinstance(value, MultiValue) else [value]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
+            raise _invalid(keyword)
+        return "\\".join(texts).strip(" \0")
+
+    def whole(self, keyword: str) -> int | None:
+        """Read a whole number of 16 bits; none where there is none.
+
+        Raises:
+            UnreadableImage: There is something else, or several.
+        """
+        value = self._value(keyword)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, int) or value not in _WORDS:
+            raise _invalid(keyword)
+        return int(value)
+
+    def number(self, keyword: str) -> float | None:
+        """Read a number, the first of several; none where there is none.
+
+        Raises:
+            UnreadableImage: There is something else.
+        """
+        value = self._value(keyword)
+        if isinstance(value, MultiValue):
+            value = value[0] if value else None
+        if value is None or value == "":
+            return None
+        if not isinstance(value, (int, float)):
+            raise _invalid(keyword)
+        return float(value)
+
+    def wholes(self, keyword: str) -> list[int]:
+        """Read whole numbers; none where there are none.
+
+        Raises:
+            UnreadableImage: There is something else.
+        """
+        value = self._value(keyword)
+        if value is None:
+            return []
+        parts = list(value) if isinstance(value, (MultiValue, list)) else [value]
+        numbers = [int(part) for part in parts if isinstance(part, int)]
+        if len(numbers) < len(parts):
+            raise _invalid(keyword)
+        return numbers
+
+    def words(self, keyword: str) -> list[int] | bytes:
+        """Read a table that is stored as numbers, or as bytes in the file's order.
+
+        Raises:
+            UnreadableImage: There is something else.
+        """
+        value = self._value(keyword)
+        return value if isinstance(value, bytes) else self.wholes(keyword)
+
+    def first(self, keyword: str) -> "Header | None":
+        """Give the first item of a sequence; none where there is none.
+
+        Raises:
+            UnreadableImage: There is something else, or too much.
+        """
+        raw = self.dataset.get_item(_tag(keyword)) if self.has(keyword) else None
+        if isinstance(raw, RawDataElement) and len(raw.value or b"") > MAX_SEQUENCE_BYTES:
+            raise _invalid(keyword)
+        value = self._value(keyword)
+        if value is None:
+            return None
+        if not isinstance(value, Sequence):
+            raise _invalid(keyword)
+        return Header(value[0]) if value else None
+
+    def has(self, keyword: str) -> bool:
+        """Tell whether there is such an element, however empty."""
+        return _tag(keyword) in self.dataset
+
+    def _value(self, keyword: str) -> object:
+        try:
+            return self.dataset[_tag(keyword)].value if self.has(keyword) else None
+        except Exception as error:  # pydicom converts here, and raises almost anything
+            raise _invalid(keyword) from error
+
+
+def _tag(keyword: str) -> BaseTag:
+    return BaseTag(tag_for_keyword(keyword) or 0)
+
+
+def _invalid(keyword: str) -> UnreadableImage:
+    return UnreadableImage(f"a valid {name(keyword)}", "another value")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DicomFile:
+    """A file that is taken apart.
+
+    Attributes:
+        header: All but pixels and overlays, with the file's meta information.
+        transfer_syntax: Its UID, as the file gives it.
+        pixels: What Pixel Data holds: samples, or the codestream of the one frame; none where there
+            is no such element.
+        is_encapsulated: Whether it is a codestream.
+        is_little_endian: The order of bytes in header and samples.
+        vr: How Pixel Data is declared.
+    """
+
+    header: Header
+    transfer_syntax: str
+    pixels: bytes | memoryview | None = field(repr=False)
+    is_encapsulated: bool
+    is_little_endian: bool
+    vr: str | None
+
+
+class _Counted(io.BytesIO):
+    """Bytes that are read in a bounded number of pieces, however they are nested."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise UnsupportedImage(f"a header of at most {MAX_READS // 2} elements", "more")
+        return super().read(size)
+
+
+def open_dicom(data: bytes, max_inflated: int) -> DicomFile:
+    """Take a file apart.
+
+    Args:
+        data: The file's bytes, with its preamble.
+        max_inflated: Bytes that a deflated file may inflate to.
+
+    Raises:
+        UnreadableImage: It is truncated or corrupt.
+        UnsupportedImage: It has too many elements, or inflates to too much.
+    """
+    stream = _Counted(data)
+    stream.seek(_PREAMBLE)
+    meta = read_dataset(stream, False, True, stop_when=_is_after_meta)  # noqa: FBT003 -- pydicom's
+    syntax = Header(meta).text("TransferSyntaxUID")
+    if not syntax:
+        raise UnreadableImage(f"a UID in {name('TransferSyntaxUID')}", "none")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data = _inflate(data[stream.tell() :], max_inflated)
+        stream = _Counted(data)
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    pixels = _PixelElement()
+
+    def _is_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        pixels.note(tag, vr, length, stream.tell())
+        return tag in _PIXEL_TAGS
+
+    dataset = read_dataset(stream, implicit, little, stop_when=_is_pixels)
+    _check_end(pixels, len(data))
+    dataset.file_meta = FileMetaDataset(meta)
+    _drop_overlays(dataset)
+    return DicomFile(
+        header=Header(dataset),
+        transfer_syntax=syntax,
+        pixels=pixels.take(memoryview(data)),
+        is_encapsulated=pixels.length == _UNDEFINED,
+        is_little_endian=little,
+        vr=pixels.vr,
+    )
+
+
+def _is_after_meta(tag: BaseTag, _: str | None, __: int) -> bool:
+    return tag >> 16 != _META_GROUP
+
+
+@dataclass(slots=True)
+class _PixelElement:
+    """The last element at the top level that was seen; Pixel Data, where there is such."""
+
+    tag: int = 0
+    vr: str | None = None
+    length: int = 0
+    at: int = 0
+
+    def note(self, tag: int, vr: str | None, length: int, at: int) -> None:
+        """Remember an element; `at` is where its value begins."""
+        self.tag, self.vr, self.length, self.at = tag, vr, length, at
+
+    def take(self, data: memoryview) -> bytes | memoryview | None:
+        """Give what it holds, without the encapsulation.
+
+        Raises:
+            UnreadableImage: Fragments are truncated, or they are of several frames.
+        """
+        if self.tag != _PIXEL_DATA:
+            return None
+        if self.length != _UNDEFINED:
+            return data[self.at : self.at + self.length]
+        offsets, *fragments = _fragments(data, self.at)
+        if len(offsets) > 4:  # noqa: PLR2004 -- bytes of one offset
+            raise UnreadableImage("one frame, as the header says", "offsets of several")
+        return fragments[0] if len(fragments) == 1 else b"".join(fragments)
+
+
+def _check_end(last: _PixelElement, size: int) -> None:
+    """Check that the last element is there as a whole; pydicom takes what there is of it."""
+    if last.length != _UNDEFINED and last.at + last.length > size:
+        raise UnreadableImage("an intact DICOM file", "a truncated one")
+
+
+def _fragments(data: memoryview, at: int) -> Iterator[memoryview]:
+    """Walk over the items of an encapsulation: the table of offsets, then the fragments."""
+    parts = 0
+    while at + _ITEM.size <= len(data):
+        *tag, length = _ITEM.unpack_from(data, at)
+        at += _ITEM.size
+        parts += 1
+        if tuple(tag) == _DELIMITER_TAG and parts > 1:
+            return
+        if tuple(tag) != _ITEM_TAG or at + length > len(data) or parts > MAX_READS:
+            break
+        yield data[at : at + length]
+        at += length
+    raise UnreadableImage("whole fragments of pixel data", "truncated or corrupt ones")
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    """Inflate, and stop as soon as it is too much.
+
+    Raises:
+        UnreadableImage: It is truncated or corrupt.
+        UnsupportedImage: It is too much.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(data, most + 1)
+    if len(inflated) > most:
+        raise UnsupportedImage(f"a file that inflates to at most {most} bytes", "more")
+    if not inflater.eof:
+        raise UnreadableImage("an intact deflated DICOM file", "a truncated one")
+    return inflated
+
+
+def _drop_overlays(dataset: Dataset) -> None:
+    """Let go of pictures in the header, which may be as large as the X-ray itself."""
+    for tag in [tag for tag in dataset.keys() if tag.group in _OVERLAY_GROUPS]:  # noqa: SIM118 -- a Dataset iterates over its converted elements
+        del dataset[tag]
