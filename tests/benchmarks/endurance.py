@@ -1,0 +1,144 @@
+"""What becomes of requests where a server is overloaded, or given new releases, for long.
+
+python -m tests.benchmarks.endurance [--overload-seconds 60] [--reloads 50]
+
+Starts the service with the newest release of `model_store`, and prints what was seen: ten times as
+many clients as it has places, then new versions under load, each in the place of the one before.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.benchmarks.figures import percentile, table
+from tests.benchmarks.machine import ROOT, newest_release
+from tests.benchmarks.serving.load import Tally, run_client, run_clients
+from tests.benchmarks.serving.requests import build_request
+from tests.benchmarks.xrays import make_inputs
+from tests.integration.server import Server
+
+MEGABYTE = 2**20
+QUEUE = 16
+TIMES = 10
+SETTLED = 4
+"""Versions after which memory is measured first: what is allocated once has been."""
+
+
+HEAD = ["", "accepted/s", "p50 ms", "p99 ms", "refused", "other failures", "RSS MiB"]
+
+
+def rss(server: Server) -> float:
+    """Resident memory of the server, in MiB."""
+    return float(psutil.Process(server.process.pid).memory_info().rss / MEGABYTE)
+
+
+def row(name: str, tally: Tally, server: Server, seconds: float) -> list[str]:
+    """Tell a tally: accepted, the spread of their latency, refusals, anything else, memory."""
+    middle, late = (percentile(tally.latencies_ms, share) for share in (0.5, 0.99))
+    others = {kind: count for kind, count in tally.errors.items() if kind != "503"}
+    return [
+        name,
+        f"{len(tally.latencies_ms) / seconds:.1f}",
+        f"{middle or 0:.0f}",
+        f"{late or 0:.0f}",
+        str(tally.errors["503"]),
+        str(others or "none"),
+        f"{rss(server):.0f}",
+    ]
+
+
+async def overload(store: Path, requests: list[bytes], seconds: float) -> list[list[str]]:
+    """Fill every place, then ask with ten times as many clients."""
+    server = Server(
+        {
+            "model_store": str(store),
+            "queue_limit": str(QUEUE),
+            "log_level": "error",
+            "acceptance": "warn",
+        }
+    )
+    await asyncio.to_thread(server.wait_until_ready)
+    port = server.client.base_url.port or 0
+    places = QUEUE + len(os.sched_getaffinity(0))
+    rows = []
+    for name, clients in (("all places", places), (f"{TIMES} times", TIMES * places)):
+        tally = await run_clients(port, requests, clients, 2, seconds)
+        rows.append(row(f"{name}: {clients} clients", tally, server, seconds))
+    server.stop()
+    return rows
+
+
+async def reload(release: Path, requests: list[bytes], times: int) -> list[list[str]]:
+    """Put version after version into a store that is served."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+        family = Path(folder) / release.parent.name
+        family.mkdir()
+        put(release, family, 1)
+        server = Server(
+            {"model_store": folder, "follow_s": "0.2", "log_level": "error", "acceptance": "warn"}
+        )
+        await asyncio.to_thread(server.wait_until_ready)
+        port = server.client.base_url.port or 0
+        began = time.perf_counter()
+        tally = Tally(began, math.inf)
+        clients = [asyncio.create_task(run_client(port, requests, i, tally)) for i in range(4)]
+        rows = []
+        for version in range(2, times + 2):
+            put(release, family, version)
+            await asyncio.to_thread(wait_until_served, server, version)
+            shutil.rmtree(family / str(version - 1))
+            if version in {SETTLED + 1, times + 1}:
+                seconds = time.perf_counter() - began
+                rows.append(row(f"{version - 1} reloads", tally, server, seconds))
+        tally.closes = time.perf_counter()  # the clients stop after their next answer
+        await asyncio.gather(*clients)
+        server.stop()
+    return rows
+
+
+def wait_until_served(server: Server, version: int) -> None:
+    """Ask which version answers until it is this one."""
+    while server.client.get("/health/ready").json()["version"] != version:
+        time.sleep(0.1)
+
+
+def put(release: Path, family: Path, version: int) -> None:
+    """Link a release's files as another version, with the manifest for it."""
+    hidden = family / f".{version}"
+    shutil.copytree(release, hidden, copy_function=os.link)
+    manifest = hidden / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8")) | {"version": version}
+    manifest.unlink()
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    hidden.rename(family / str(version))
+
+
+async def main() -> None:
+    """Do both, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--overload-seconds", type=float, default=60)
+    parser.add_argument("--reloads", type=int, default=50)
+    asked = parser.parse_args()
+    (ROOT / "build").mkdir(exist_ok=True)
+    release = newest_release()
+    requests = [
+        build_request("/v1/predictions", file) for file in make_inputs(["png-1024"])["png-1024"]
+    ]
+    rows = [HEAD]
+    if asked.overload_seconds:
+        rows += await overload(release.parent.parent, requests, asked.overload_seconds)
+    if asked.reloads:
+        rows += await reload(release, requests, asked.reloads)
+    print(table(rows))  # noqa: T201 -- a benchmark reports to the terminal
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
