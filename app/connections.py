@@ -17,7 +17,7 @@ HEAD_TIMEOUT_S = 10.0
 """In which the head of a request has to arrive. As long, what is left of an upload that was already
 answered is received and dropped: a client that is cut off at once would not read the answer."""
 
-LAST_HEAD_TIMEOUT_S = 0.5
+LAST_HEAD_TIMEOUT_S = 2.0
 """The same where the server is about to stop."""
 
 _BESIDE_HEADER = len(": \r\n")

@@ -150,7 +150,7 @@ async def open_server(address: str, key_file: Path | None) -> AsyncIterator[Read
 
     async def read(data: bytes) -> Content:
         try:
-            return (await client.predict(data)).model_dump(mode="json")
+            return (await client.predict(data)).model_dump(mode="json", exclude_none=True)
         except covid_xray.ProblemReceived as error:
             raise Unread(error.problem.model_dump(exclude_none=True)) from error
         except covid_xray.CovidXrayError as error:

@@ -194,5 +194,5 @@ def _write_predictions(path: Path, records: Sequence[Record], folds: Sequence[Fo
         for record in records:
             if record.file in said:
                 number, probability = said[record.file]
-                row = [record.file, record.label, record.cohort, number, f"{probability:.6f}"]
+                row = [record.file, record.label, record.cohort, number, repr(probability)]
                 writer.writerow(row)
