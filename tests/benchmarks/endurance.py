@@ -30,6 +30,8 @@ QUEUE = 16
 TIMES = 10
 SETTLED = 4
 """Versions after which memory is measured first: what is allocated once has been."""
+SETTLES_S = 5.0
+"""After a reload, in which the older release is closed by its last user."""
 
 
 HEAD = ["", "accepted/s", "p50 ms", "p99 ms", "refused", "other failures", "RSS MiB"]
@@ -96,6 +98,7 @@ async def reload(release: Path, requests: list[bytes], times: int) -> list[list[
             await asyncio.to_thread(wait_until_served, server, version)
             shutil.rmtree(family / str(version - 1))
             if version in {SETTLED + 1, times + 1}:
+                await asyncio.sleep(SETTLES_S)
                 seconds = time.perf_counter() - began
                 rows.append(row(f"{version - 1} reloads", tally, server, seconds))
         tally.closes = time.perf_counter()  # the clients stop after their next answer
