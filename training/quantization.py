@@ -16,7 +16,7 @@ CALIBRATION_IMAGES = 300
 LARGEST_MAP = 14
 """Side of the maps, in pixels, up to which they are quantised: of the last two of ResNet50's four
 groups of blocks, which have 94% of its kernels and 55% of its work. Rounding in the larger maps
-before them moved the answer four times as far."""
+before them moved the answer more than twice as far (`training/README.md`)."""
 
 _MAP_AXES = 4
 _SIDE_AXIS = 2  # of [n, channels, side, side] as of [n, side, side, channels]

@@ -45,7 +45,8 @@ _MAX_PASSES = 16
 _LEAST_REDUCED_SIDE = 2 * SIZE
 """Pixels of the shorter side of a JPEG that is decoded reduced. Of 16 X-rays of 2048 x 2500 pixels
 the model's input then differs by 0.2 gray levels on average and 9 at most, and the log odds of its
-answer by 0.02 at most; at `SIZE` these are 0.9, 74 and 0.2."""
+answer by 0.02 at most; at `SIZE` these are 0.9, 74 and 0.2. `tests.benchmarks.decoding
+--images DIR` measures it for other X-rays."""
 
 
 @dataclass(frozen=True, slots=True)

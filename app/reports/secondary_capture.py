@@ -38,9 +38,7 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
-        study_instance_uid=str(
-            source.uids.study_instance_uid
-        ),  # `source_of` has seen that it is one
+        study_instance_uid=str(source.uids.study_instance_uid),  # `source_of` refuses None
         series_instance_uid=uid_of(uuid4()),
         series_number=SERIES_NUMBER,
         series_description=SERIES_DESCRIPTION,
