@@ -65,5 +65,5 @@ $(SERVING): pyproject.toml constraints.txt | $(VENV)/bin/pip
 # Everything includes serving: `make serve` after `make test` installs nothing.
 $(EVERYTHING): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo 'Installing everything, TensorFlow included (some minutes) ...'
-	$(INSTALL) --editable '.[otel,train,dev]'
+	$(INSTALL) --editable '.[otel,scale,train,dev]'
 	touch $(SERVING) $@
