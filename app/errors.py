@@ -7,6 +7,7 @@ CovidXrayError
 │   ├── Unauthorized              unauthorized
 │   ├── PayloadTooLarge           payload-too-large
 │   ├── UploadStalled             upload-stalled
+│   ├── UnsupportedEncoding       unsupported-encoding        compressed in a way that is not read
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
@@ -86,6 +87,13 @@ class UploadStalled(InputError):
 
     code = "upload-stalled"
     title = "The upload stopped to arrive"
+
+
+class UnsupportedEncoding(InputError):
+    """The body is compressed in a way that is not read."""
+
+    code = "unsupported-encoding"
+    title = "The body is compressed in a way that is not read"
 
 
 class UnsupportedImageType(InputError):

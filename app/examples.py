@@ -21,10 +21,12 @@ from app.errors import (
     ReleaseNotFound,
     Unauthorized,
     UnreadableImage,
+    UnsupportedEncoding,
     UnsupportedImage,
     UnsupportedImageType,
     UploadStalled,
 )
+from app.problems import content_of
 from app.schemas import Problem
 
 Json = dict[str, Any]
@@ -54,6 +56,19 @@ _ON_UPLOAD: tuple[CovidXrayError, ...] = (
     Overloaded("1 free of 65 places", "0", retry_after_s=1),
     _NOT_READY,
     DeadlinePassed("an answer before the request's deadline", "none in time"),
+)
+_ON_TENSORS: tuple[CovidXrayError, ...] = (
+    _UNAUTHORIZED,
+    ReleaseNotFound("the model covid19-resnet50", "another"),
+    ReleaseNotFound("a version that the service lists", "another"),
+    NotReady("version 3, which serves", "2"),
+    _NOT_READY,
+)
+_ON_INFERENCE: tuple[CovidXrayError, ...] = (
+    *_ON_TENSORS[1:-1],
+    MalformedRequest("one input, image or file", "2"),
+    UnsupportedEncoding("a Content-Encoding of gzip, deflate or none", "another"),
+    *(error for error in _ON_UPLOAD if not isinstance(error, MalformedRequest | NotAcceptable)),
 )
 _ON_MODELS: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
@@ -188,6 +203,19 @@ _MANIFEST: Json = {
     },
     "files": {"saved_model.pb": "0287b42f" * 8, "MODEL_CARD.md": "8fa55b7e" * 8},
 }
+_SERVER: Json = {"name": "covid-xray", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+_TENSORS: Json = {
+    "platform": "tensorflow_savedmodel",
+    "inputs": [
+        {"name": "image", "datatype": "UINT8", "shape": [-1, 224, 224, 1]},
+        {"name": "file", "datatype": "BYTES", "shape": [-1]},
+    ],
+    "outputs": [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+        {"name": "heatmap", "datatype": "FP32", "shape": [-1, 7, 7]},
+        {"name": "acceptance", "datatype": "FP32", "shape": [-1]},
+    ],
+}
 _CARD = """# Model card: covid19-resnet50, version 3
 
 **Research software, no medical device.** It must not be used to diagnose, to triage or to rule out
@@ -203,6 +231,20 @@ def _answers() -> dict[tuple[str, str], Json]:
     """Path and media type → examples by name."""
     spoiled = Problem.of(UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"))
     batch = [_PREDICTION, spoiled.model_dump(exclude_none=True)]
+    tensors: Json = {"name": "covid19-resnet50", "versions": ["3"]} | _TENSORS
+    inferred: Json = {
+        "model_name": "covid19-resnet50",
+        "model_version": "3",
+        "parameters": {"decision_threshold": 0.125725, "acceptance_threshold": 0.267127},
+        "outputs": [
+            {
+                "name": "probabilities",
+                "datatype": "FP32",
+                "shape": [1, 2],
+                "data": [0.9963417649269104, 0.0036582350730896],
+            }
+        ],
+    }
     ready = {"status": "ready", "name": "covid19-resnet50", "version": 3}
     json, markdown = "application/json", "text/markdown"
     return {
@@ -220,6 +262,18 @@ def _answers() -> dict[tuple[str, str], Json]:
         ("/v1/models/{version}/card", markdown): {"card": _example("Its beginning", _CARD)},
         ("/health/live", json): {"alive": _example("The process answers", {"status": "alive"})},
         ("/health/ready", json): {"ready": _example("A release is loaded and warm", ready)},
+        ("/v2", json): {"server": _example("The server", _SERVER)},
+        ("/v2/health/live", json): {"live": _example("The process answers", {"live": True})},
+        ("/v2/health/ready", json): {"ready": _example("A release is loaded", {"ready": True})},
+        **{
+            (f"/v2/models/{{name}}{version}{call}", json): {"example": _example(summary, value)}
+            for version in ("", "/versions/{version}")
+            for call, summary, value in (
+                ("", "The tensors of the model", tensors),
+                ("/ready", "It answers", {"ready": True, "name": "covid19-resnet50"}),
+                ("/infer", "One output of one image", inferred),
+            )
+        },
     }
 
 
@@ -231,7 +285,7 @@ def add_examples(document: Json) -> Json:
             for status, response in operation["responses"].items():
                 for media_type, content in response.get("content", {}).items():
                     examples = (
-                        _problems(_errors(path), status)
+                        _problems(_errors(path), status, path)
                         if media_type == _PROBLEM
                         else answers.get((path, media_type))
                     )
@@ -250,18 +304,20 @@ def _describe(describe: Callable[[], Json]) -> Json:
 
 
 def _errors(path: str) -> tuple[CovidXrayError, ...]:
-    if path.startswith("/health"):
+    if path.startswith(("/health", "/v2/health")):
         return _ON_HEALTH
+    if path.startswith("/v2"):
+        return _ON_INFERENCE if path.endswith("/infer") else _ON_TENSORS
     return _ON_MODELS if path.startswith("/v1/models") else _ON_UPLOAD
 
 
-def _problems(errors: Iterable[CovidXrayError], status: str) -> Json:
+def _problems(errors: Iterable[CovidXrayError], status: str, path: str) -> Json:
     """Give those with a status, or of a range such as `4XX` those that no status of its own has."""
     problems = map(Problem.of, errors)
     found = [each for each in problems if _matches(each.status, status)]
     return {
         f"{each.code}-{number}" if number else each.code: _example(
-            each.title, each.model_dump(exclude_none=True)
+            each.title, content_of(each, path)
         )
         for each, number in zip(found, _numbers(found), strict=True)
     }

@@ -46,7 +46,9 @@ CLIENT_LEFT = 499
 _log = logging.getLogger("app.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = frozenset(HTTPMethod)
-_PROBES = frozenset({METRICS_PATH, "/health/live", "/health/ready"})
+_PROBES = frozenset(
+    {METRICS_PATH, "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+)
 
 
 @dataclass(slots=True, eq=False)

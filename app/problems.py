@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.responses import JSONResponse
 
@@ -11,6 +12,9 @@ from app.observability import note_problem
 from app.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
+INFERENCE_PROTOCOL = "/v2"
+"""Where its paths begin."""
+PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +28,36 @@ def to_problem(error: CovidXrayError) -> Problem:
     return problem
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Make the answer that carries a problem."""
-    content = problem.model_dump(exclude_none=True)
+def answer(
+    problem: Problem, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """Make the answer that carries a problem.
+
+    Args:
+        problem: What is told.
+        headers: Of the answer.
+        path: That was asked for.
+    """
+    content = content_of(problem, path)
     return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def content_of(problem: Problem, path: str) -> dict[str, Any]:
+    """Give what a problem's JSON holds; the Open Inference Protocol wants `error` beside it."""
+    content = problem.model_dump(exclude_none=True)
+    if path == INFERENCE_PROTOCOL or path.startswith(f"{INFERENCE_PROTOCOL}/"):
+        content["error"] = problem.detail
+    return content
+
+
+def describe_problems(
+    *statuses: int | str, schema: Mapping[str, Any] = PROBLEM_SCHEMA
+) -> dict[int | str, dict[str, Any]]:
+    """Describe problems in OpenAPI."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
+            "content": {MEDIA_TYPE: {"schema": dict(schema)}},
+        }
+        for status in statuses
+    }

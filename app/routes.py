@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
@@ -13,13 +13,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.dependencies import TIMEOUT, Service, unless_disconnected, upload_reader
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
+from app.inference_protocol.routes import add_inference_protocol
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
-from app.problems import MEDIA_TYPE, answer, to_problem
+from app.problems import answer, describe_problems, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -30,10 +32,7 @@ from app.schemas import (
     ReleasesSchema,
 )
 from app.security import HEADERS
-from app.service import InferenceService
-from app.uploads import DICOM, MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
-
-T = TypeVar("T")
+from app.uploads import DICOM, MULTIPART, Upload
 
 MARKDOWN = "text/markdown"
 
@@ -47,51 +46,16 @@ X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
 async def _read_file(request: Request) -> AsyncIterator[Upload]:
-    async with _reader(request).read(request, "file", 1, bare=True) as upload:
+    async with upload_reader(request).read(request, "file", 1, bare=True) as upload:
         yield upload
 
 
 async def _read_batch(request: Request) -> AsyncIterator[Upload]:
-    reader = _reader(request)
+    reader = upload_reader(request)
     async with reader.read(request, "files", reader.limits.max_batch) as upload:
         yield upload
 
 
-def _reader(request: Request) -> UploadReader:
-    reader: UploadReader = request.app.state.uploads
-    return reader
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for an answer, and cancel it where the client goes away: nobody would read it.
-
-    Raises:
-        ClientDisconnect: The client went away.
-    """
-    answer = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        answer.cancel()
-        gone.cancel()
-        await asyncio.wait({answer, gone})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _service(request: Request) -> InferenceService:
-    service: InferenceService = request.app.state.service
-    return service
-
-
-Service = Annotated[InferenceService, Depends(_service)]
 Wanted = Annotated[Form, Depends(read_form, scope="function")]
 File = Annotated[Upload, Depends(_read_file, scope="function")]
 Version = Annotated[int, Path(ge=1)]
@@ -116,27 +80,9 @@ def _form(field: str, schema: dict[str, Any], *bare: str) -> dict[str, Any]:
         bare: Content types of files that may be the whole body instead.
     """
     form = {"type": "object", "required": [field], "properties": {field: schema}}
-    timeout = {
-        "name": TIMEOUT_HEADER,
-        "in": "header",
-        "description": "Seconds in which the answer is of use; after them its work is dropped.",
-        "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
-    }
     content = {MULTIPART: {"schema": form}} | {each: {"schema": _BINARY} for each in bare}
     body = {"required": True, "content": content}
-    return {"requestBody": body, "parameters": [timeout]}
-
-
-def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
-    """Describe problems in OpenAPI."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
+    return {"requestBody": body, "parameters": [TIMEOUT]}
 
 
 DOCUMENTATION: dict[str, Any] = {
@@ -151,10 +97,10 @@ _ONE = _form(
     "file", {**_BINARY, "description": "A frontal chest X-ray, as PNG, JPEG or DICOM."}, DICOM
 )
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
-_ON_UPLOAD = _problems(400, 408, 413, 415, 422, 500, 503, 504)
+_ON_UPLOAD = describe_problems(400, 408, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
-v1 = APIRouter(prefix="/v1", responses=_problems(401))
+v1 = APIRouter(prefix="/v1", responses=describe_problems(401))
 
 
 @v1.post(
@@ -162,7 +108,7 @@ v1 = APIRouter(prefix="/v1", responses=_problems(401))
     tags=["predictions"],
     openapi_extra=_ONE,
     response_model=PredictionSchema,
-    responses={200: describe_forms(), **_problems(406), **_ON_UPLOAD},
+    responses={200: describe_forms(), **describe_problems(406), **_ON_UPLOAD},
 )
 async def predict(
     request: Request, service: Service, wanted: Wanted, upload: File
@@ -173,14 +119,14 @@ async def predict(
     Structured Report.
     """
     (data,) = upload.files
-    return await _unless_disconnected(request, service.report(data, upload.deadline, wanted.write))
+    return await unless_disconnected(request, service.report(data, upload.deadline, wanted.write))
 
 
 @v1.post(
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=_problems(400, 408, 413, 500, 503, 504),
+    responses=describe_problems(400, 408, 413, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch
@@ -191,7 +137,7 @@ async def predict_batch(
         to_problem(item)
         if isinstance(item, CovidXrayError)
         else PredictionSchema.model_validate(item)
-        for item in await _unless_disconnected(request, work)
+        for item in await unless_disconnected(request, work)
     ]
 
 
@@ -216,10 +162,10 @@ async def draw_heatmap(
     """Draw where in the X-ray the model sees COVID-19: the brighter, the more it counted."""
     (data,) = upload.files
     work = service.explain(data, upload.deadline, opacity, legend=legend)
-    return Response(await _unless_disconnected(request, work), media_type="image/png")
+    return Response(await unless_disconnected(request, work), media_type="image/png")
 
 
-@v1.get("/models", tags=["models"], responses=_problems(503))
+@v1.get("/models", tags=["models"], responses=describe_problems(503))
 async def list_models(service: Service) -> ReleasesSchema:
     """List the versions in the model store, the newest first, and what is done with each."""
     registry = service.registry
@@ -227,7 +173,7 @@ async def list_models(service: Service) -> ReleasesSchema:
     return ReleasesSchema(models=[ReleaseSchema.of(each, serving) for each in registry.entries])
 
 
-@v1.get("/models/{version}", tags=["models"], responses=_problems(503, "4XX"))
+@v1.get("/models/{version}", tags=["models"], responses=describe_problems(503, "4XX"))
 async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     """Show one version with its manifest: thresholds, metrics by cohort, how it was trained."""
     registry = service.registry
@@ -240,7 +186,7 @@ async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     response_class=Response,
     responses={
         200: {"content": {MARKDOWN: {"schema": {"type": "string"}}}, "description": "The card"},
-        **_problems(503, "4XX"),
+        **describe_problems(503, "4XX"),
     },
 )
 async def show_card(service: Service, version: Version) -> Response:
@@ -255,7 +201,7 @@ async def is_alive() -> AliveSchema:
     return AliveSchema()
 
 
-@health.get("/ready", responses=_problems(503))
+@health.get("/ready", responses=describe_problems(503))
 async def is_ready(service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     manifest = service.check_ready()
@@ -271,16 +217,18 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
     """
     app.include_router(v1, dependencies=schemes)
     app.include_router(health)
+    add_inference_protocol(app, schemes)
     add_page(app)
     app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
 
     @app.exception_handler(CovidXrayError)
-    async def _known(_: Request, error: CovidXrayError) -> JSONResponse:
-        return answer(to_problem(error), _retry_after(error))
+    async def _known(request: Request, error: CovidXrayError) -> JSONResponse:
+        return answer(to_problem(error), _retry_after(error), path=request.scope["path"])
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(Problem.of_status(error.status_code), error.headers)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        problem = Problem.of_status(error.status_code)
+        return answer(problem, error.headers, path=request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -295,9 +243,9 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
     @app.exception_handler(Exception)
-    async def _unknown(_: Request, __: Exception) -> JSONResponse:  # outside of all middleware
+    async def _unknown(request: Request, _: Exception) -> JSONResponse:  # outside of all middleware
         note_problem(CovidXrayError.code)
-        return answer(Problem.internal(), HEADERS)
+        return answer(Problem.internal(), HEADERS, path=request.scope["path"])
 
 
 def _retry_after(error: CovidXrayError) -> dict[str, str]:

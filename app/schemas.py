@@ -19,6 +19,7 @@ _STATUS = {
     "not-acceptable": HTTPStatus.NOT_ACCEPTABLE,
     "upload-stalled": HTTPStatus.REQUEST_TIMEOUT,
     "payload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "unsupported-encoding": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "unsupported-image-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "unreadable-image": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unsupported-image": HTTPStatus.UNPROCESSABLE_ENTITY,

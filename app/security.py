@@ -59,7 +59,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-_HEALTH = ("/health/",)
+_HEALTH = ("/health/", "/v2/health/")
 _METRICS = ("/metrics",)
 _DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 _PAGE = ("/page/",)
@@ -285,7 +285,7 @@ class Guard:
             return None
         challenge = 'Basic realm="covid-xray"' if _is_shown(path) else 'Bearer realm="covid-xray"'
         refused = problem.status == HTTPStatus.UNAUTHORIZED
-        return answer(problem, {"WWW-Authenticate": challenge} if refused else {})
+        return answer(problem, {"WWW-Authenticate": challenge} if refused else {}, path=path)
 
 
 def _with_headers(send: Send, path: str) -> Send:

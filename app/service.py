@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engines import Predictions
 from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
 from app.imaging import DicomInstance, ImageWarning, Limits, Pixels, Radiograph, decode
 from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
@@ -183,7 +184,7 @@ class InferenceService:
         self.registry = registry
         self.scheduler = scheduler
         self._limits = limits
-        self._recorder = recorder
+        self.recorder = recorder
         self._refuses = acceptance == "enforce"
         self._not_ready: str | None = None
 
@@ -240,7 +241,7 @@ class InferenceService:
         Raises:
             CapacityError: There are not enough places for all of them.
         """
-        self._recorder.record_batch(len(files))
+        self.recorder.record_batch(len(files))
         with self.scheduler.admit(deadline, len(files)) as places:
             pairs = zip(places, files, strict=True)
             return await asyncio.gather(*(self._predict_or_error(*pair) for pair in pairs))
@@ -279,7 +280,7 @@ class InferenceService:
         finding = self._conclude(place, data)
         prediction = finding.prediction
         positive = next(iter(prediction.probabilities.values()))
-        self._recorder.record_probability(prediction.model.version, positive)
+        self.recorder.record_probability(prediction.model.version, positive)
         return finding
 
     def _explain(self, place: Place, data: bytes, opacity: float, *, legend: bool) -> bytes:
@@ -297,20 +298,12 @@ class InferenceService:
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()
-        self._recorder.record_stage("queue", start - place.waited_s, start)
-        radiograph = decode(data, self._limits, reduced=True)
-        image = radiograph.to_model_input()
+        self.begin(place)
+        radiograph, image = self.decode(data)
         decoded = time.monotonic()
-        self._recorder.record_stage("decode", start, decoded)
-        place.check()
-        with self.registry.lease() as serving:
-            answer = serving.engine.predict(image[np.newaxis], alone=place.is_alone)
+        release, answer = self.run_model(place, image)
         done = time.monotonic()
-        release = serving.release
-        manifest = release.manifest
-        self._recorder.record_stage("inference", decoded, done)
-        acceptance = Acceptance(float(answer.acceptance[0]), manifest.acceptance.threshold)
-        self._recorder.record_acceptance(manifest.version, acceptance.score)
+        acceptance = Acceptance(float(answer.acceptance[0]), release.manifest.acceptance.threshold)
         return _Analysis(
             release=release,
             radiograph=radiograph,
@@ -325,6 +318,38 @@ class InferenceService:
                 "total": place.waited_s + done - start,
             },
         )
+
+    def begin(self, place: Place) -> None:
+        """Note that an image has got its thread."""
+        self.recorder.record_stage("queue", place.began - place.waited_s, place.began)
+
+    def decode(self, data: bytes) -> tuple[Radiograph, Pixels]:
+        """Decode a file as far as the model needs it, and to its input, uint8 `[224, 224, 1]`.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        start = time.monotonic()
+        radiograph = decode(data, self._limits, reduced=True)
+        image = radiograph.to_model_input()
+        self.recorder.record_stage("decode", start, time.monotonic())
+        return radiograph, image
+
+    def run_model(self, place: Place, image: Pixels) -> tuple[Release, Predictions]:
+        """Ask the release that answers about one image, uint8 `[224, 224, 1]`.
+
+        Raises:
+            EngineError: Inference failed.
+            CapacityError: Nobody waits for it any more, or nothing is served.
+        """
+        place.check()
+        start = time.monotonic()
+        with self.registry.lease() as serving:
+            answer = serving.engine.predict(image[np.newaxis], alone=place.is_alone)
+        version = serving.release.manifest.version
+        self.recorder.record_stage("inference", start, time.monotonic())
+        self.recorder.record_acceptance(version, float(answer.acceptance[0]))
+        return serving.release, answer
 
     def _judge(self, release: Release, acceptance: Acceptance) -> tuple[ImageWarning, ...]:
         if not release.manifest.acceptance.trained:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from app.errors import (
     MalformedRequest,
     Overloaded,
     PayloadTooLarge,
+    UnsupportedEncoding,
     UploadStalled,
 )
 from app.service import InferenceService
@@ -28,6 +30,10 @@ SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
 _MAX_TEXT_BYTES = 1024
 _MAX_DIGITS = 18
+_IDENTITY = "identity"
+_COMPRESSED = ("gzip", "deflate")
+_GZIP_OR_ZLIB = zlib.MAX_WBITS + 32
+_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +119,11 @@ class UploadReader:
             InputError: The form is malformed or too large, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
-        service: InferenceService = request.app.state.service
-        timeout_s = _timeout_s(request, self.limits.timeout_s)
-        deadline = time.monotonic() + timeout_s
-        service.scheduler.check_room()  # before megabytes are read in vain
-        body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
-        try:
-            body.check_announced()
-            async with _deadline(timeout_s):
+        async with self._receiving(request) as (body, deadline):
+            async with _deadline(deadline):
                 content_type = _content_type(request)
                 if bare and content_type == DICOM:
-                    files = [await _read_bare(body)]
+                    files = [await _collect(body.chunks())]
                 elif content_type == MULTIPART:
                     files = await _read_files(request, body, field, most)
                 else:
@@ -131,8 +131,35 @@ class UploadReader:
                     wanted = f"{MULTIPART} with the field {field}{other}"
                     raise MalformedRequest(wanted, "another content type")
             yield Upload(files, deadline)
+
+    @asynccontextmanager
+    async def read_body(self, request: Request) -> AsyncIterator[Upload]:
+        """Read a body as it is, or expanded where it is compressed; see `read`.
+
+        Args:
+            request: Whose body is read: the one file of the upload.
+
+        Raises:
+            InputError: It is too large or cannot be expanded, or stopped to arrive.
+            CapacityError: There is no place or no memory for it, or its deadline passed.
+        """
+        async with self._receiving(request) as (body, deadline):
+            async with _deadline(deadline):
+                content = await _collect(body.expanded())
+            yield Upload([content], deadline)
+
+    @asynccontextmanager
+    async def _receiving(self, request: Request) -> AsyncIterator[tuple["_Body", float]]:
+        """Count a request's body until it is no more needed, and give its deadline."""
+        service: InferenceService = request.app.state.service
+        deadline = time.monotonic() + _timeout_s(request, self.limits.timeout_s)
+        service.scheduler.check_room()  # before megabytes are read in vain
+        body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
+        try:
+            body.check_announced()
+            yield body, deadline
         finally:
-            self.memory.hold(-body.received)
+            self.memory.hold(-body.held)
 
 
 def _timeout_s(request: Request, most: float) -> float:
@@ -148,9 +175,9 @@ def _timeout_s(request: Request, most: float) -> float:
 
 
 @asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+async def _deadline(deadline: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(deadline - time.monotonic()):
             yield
     except TimeoutError as error:
         raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
@@ -166,7 +193,7 @@ class _Body:
         self._limits = limits
         self._memory = memory
         self._retry_after_s = retry_after_s
-        self.received = 0
+        self.held = 0
 
     def check_announced(self) -> None:
         """Refuse what is known to be too much before any of it is read."""
@@ -180,12 +207,33 @@ class _Body:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Pass the body on."""
         stream = self._request.stream()
+        received = 0
         while (chunk := await self._next(stream)) is not None:
-            self._check_size(self.received + len(chunk))
-            self._memory.check_room(len(chunk), self._retry_after_s)
-            self._memory.hold(len(chunk))
-            self.received += len(chunk)
+            received += len(chunk)
+            self._check_size(received)
+            self._hold(len(chunk))
             yield chunk
+
+    async def expanded(self) -> AsyncGenerator[bytes, None]:
+        """Pass the body on, expanded as its Content-Encoding says."""
+        encoding = self._request.headers.get("content-encoding", _IDENTITY).strip().lower()
+        if encoding not in (_IDENTITY, *_COMPRESSED):
+            wanted = f"a Content-Encoding of {', '.join(_COMPRESSED)} or none"
+            raise UnsupportedEncoding(wanted, "another")
+        chunks = self.chunks()
+        pieces = chunks if encoding == _IDENTITY else _expand(chunks)
+        expanded = 0
+        async for piece in pieces:
+            if pieces is not chunks:
+                expanded += len(piece)
+                self._check_size(expanded)
+                self._hold(len(piece))
+            yield piece
+
+    def _hold(self, count: int) -> None:
+        self._memory.check_room(count, self._retry_after_s)
+        self._memory.hold(count)
+        self.held += count
 
     async def _next(self, stream: AsyncGenerator[bytes, None]) -> bytes | None:
         idle_s = self._limits.idle_s
@@ -215,12 +263,33 @@ def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def _read_bare(body: _Body) -> bytes:
-    """Collect a body that is a file."""
+async def _collect(chunks: AsyncGenerator[bytes, None]) -> bytes:
     collected = io.BytesIO()
-    async for chunk in body.chunks():
+    async for chunk in chunks:
         collected.write(chunk)
     return collected.getvalue()
+
+
+async def _expand(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Expand what gzip or zlib compressed, in pieces: a little may become very much.
+
+    Raises:
+        MalformedRequest: It is not what they make, or not all of it.
+    """
+    wanted = f"a whole body that is compressed by {' or '.join(_COMPRESSED)}"
+    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        async for chunk in chunks:
+            piece = decoder.decompress(chunk, _PIECE_BYTES)
+            yield piece
+            while decoder.unconsumed_tail or len(piece) == _PIECE_BYTES:
+                await asyncio.sleep(0)  # others have their turn
+                piece = decoder.decompress(decoder.unconsumed_tail, _PIECE_BYTES)
+                yield piece
+    except zlib.error as error:
+        raise MalformedRequest(wanted, "another") from error
+    if not decoder.eof or decoder.unused_data:
+        raise MalformedRequest(wanted, "more behind it" if decoder.eof else "a part of one")
 
 
 async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
