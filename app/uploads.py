@@ -5,9 +5,10 @@ import io
 import re
 import time
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -22,6 +23,8 @@ from app.errors import (
     UploadStalled,
 )
 from app.service import InferenceService
+
+T = TypeVar("T")
 
 MULTIPART = "multipart/form-data"
 DICOM = "application/dicom"
@@ -102,6 +105,7 @@ class UploadReader:
     def __init__(self, limits: UploadLimits) -> None:
         self.limits = limits
         self.memory = UploadMemory(limits.memory_bytes)
+        self._parsing = asyncio.Lock()
 
     @asynccontextmanager
     async def read(
@@ -147,6 +151,36 @@ class UploadReader:
             async with _deadline(deadline):
                 content = await _collect(body.expanded())
             yield Upload([content], deadline)
+
+    @asynccontextmanager
+    async def parse(
+        self, upload: Upload, cost: int, parse: Callable[[], T], retry_after_s: float
+    ) -> AsyncIterator[T]:
+        """Parse a body on a thread, and hold the memory for it until it is no more needed.
+
+        One at a time: only one thread of Python runs anyway, and the others would hold up all else.
+
+        Args:
+            upload: Whose body is parsed.
+            cost: Bytes that it may take beside the body.
+            parse: Does it; what it raises is raised.
+            retry_after_s: Seconds after which there should be room, where there is none.
+
+        Raises:
+            PayloadTooLarge: It may take more than there ever is.
+            CapacityError: There is no memory for it, or its deadline passed.
+        """
+        if cost > self.limits.memory_bytes:
+            wanted = f"a body that takes at most {self.limits.memory_bytes} bytes when it is parsed"
+            raise PayloadTooLarge(wanted, "more")
+        self.memory.check_room(cost, retry_after_s)
+        self.memory.hold(cost)
+        try:
+            async with _deadline(upload.deadline), self._parsing:
+                parsed = await asyncio.to_thread(parse)
+            yield parsed
+        finally:
+            self.memory.hold(-cost)
 
     @asynccontextmanager
     async def _receiving(self, request: Request) -> AsyncIterator[tuple["_Body", float]]:

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=0)]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[Int64, Field(ge=0)]
 
 
 class _Message(BaseModel):
@@ -55,7 +56,7 @@ class InputTensor(_Message):
     """A tensor that is sent."""
 
     name: str
-    shape: list[int]
+    shape: list[Int64]
     datatype: str
     parameters: InputParameters | None = None
     data: list[Any] | None = None

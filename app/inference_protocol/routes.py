@@ -1,16 +1,17 @@
 """The protocol's calls. Where servers and specification differ, the status codes decide."""
 
-import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as version_of
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, params
 
 from app.dependencies import TIMEOUT, Service, unless_disconnected, upload_reader
-from app.errors import PayloadTooLarge, ReleaseNotFound
+from app.errors import ReleaseNotFound
 from app.inference_protocol.inference import check_version, infer
 from app.inference_protocol.schemas import (
     REQUEST,
@@ -31,8 +32,6 @@ from app.inference_protocol.tensors import (
     write_answer,
 )
 from app.problems import INFERENCE_PROTOCOL, PROBLEM_SCHEMA, describe_problems
-from app.service import InferenceService
-from app.uploads import UploadReader
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -96,32 +95,17 @@ class _Upload:
     deadline: float
 
 
-async def _read(request: Request) -> AsyncIterator[_Upload]:
+async def _read(request: Request, service: Service) -> AsyncIterator[_Upload]:
     reader = upload_reader(request)
     async with reader.read_body(request) as upload:
         (body,) = upload.files
         length = json_length(request.headers.get(LENGTH_HEADER), len(body))
+        read = partial(read_inference, body, length, reader.limits.max_batch)
         cost = parsing_bytes(body, length)
-        _check_cost(reader, cost, request.app.state.service)
-        reader.memory.hold(cost)
-        try:
-            inference = await asyncio.to_thread(
-                read_inference, body, length, reader.limits.max_batch
-            )
-            deadline = upload.deadline
-            if inference.timeout_s is not None:
-                deadline = min(deadline, time.monotonic() + inference.timeout_s)
-            yield _Upload(inference, deadline)
-        finally:
-            reader.memory.hold(-cost)
-
-
-def _check_cost(reader: UploadReader, cost: int, service: InferenceService) -> None:
-    """Refuse JSON that would take more memory than there is, before it is parsed."""
-    if cost > reader.limits.memory_bytes:
-        wanted = f"JSON that takes at most {reader.limits.memory_bytes} bytes of memory"
-        raise PayloadTooLarge(wanted, "more; a tensor in binary takes less")
-    reader.memory.check_room(cost, service.scheduler.retry_after_s)
+        retry_after_s = service.scheduler.retry_after_s
+        async with reader.parse(upload, cost, read, retry_after_s) as inference:
+            waits_s = math.inf if inference.timeout_s is None else inference.timeout_s
+            yield _Upload(inference, min(upload.deadline, time.monotonic() + waits_s))
 
 
 @dataclass(frozen=True, slots=True)

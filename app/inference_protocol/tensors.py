@@ -133,11 +133,12 @@ def read_inference(body: bytes, length: int, most: int) -> Inference:
     """
     request = _parse(body[:length])
     parameters = request.parameters or RequestParameters()
+    outputs = _wanted(request.outputs or [], binary=bool(parameters.binary_data_output))
     return Inference(
         id=request.id,
         timeout_s=parameters.timeout * _MICROSECOND if parameters.timeout else None,
         rows=_read_rows(request.inputs, memoryview(body)[length:], most),
-        outputs=_wanted(request.outputs or [], binary=bool(parameters.binary_data_output)),
+        outputs=outputs,
     )
 
 

@@ -313,7 +313,7 @@ async def test_probes_are_quiet(
     events: Callable[[], list[dict[str, Any]]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for path in ("/health/live", "/health/ready", "/metrics"):
+    for path in ("/health/live", "/health/ready", "/metrics", "/v2/health/ready"):
         await client.get(path)
     assert not of_requests(events())
     caplog.set_level(logging.DEBUG)
