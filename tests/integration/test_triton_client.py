@@ -1,6 +1,11 @@
-"""Triton's own client against a real server."""
+"""Triton's own client, and the examples of docs/inference-protocol.md, against a real server."""
 
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from tests.fakes import NAME, gray_png
 from tests.integration.server import Server
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "inference-protocol.md"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 1), np.uint8)
 VALUES = IMAGES.reshape(3, -1).mean(axis=1) / 255
 
@@ -135,3 +141,29 @@ def test_requests_at_once_are_all_answered(server: Server) -> None:
         asked = [client.async_infer(NAME, [images()]) for _ in range(16)]
         for request in asked:
             check(request.get_result(), VALUES)
+
+
+def test_the_examples_of_the_document_run(server: Server, tmp_path: Path) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    text = text.replace("127.0.0.1:8000", server.client.base_url.netloc.decode())
+    (tmp_path / "xray.png").write_bytes(gray_png(204))
+
+    def blocks(kind: str) -> list[str]:
+        return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    inferred, refused = (json.loads(run("bash", "-c", block)) for block in blocks("sh"))
+    example, problem = map(json.loads, blocks("json"))
+    assert refused == problem
+    assert inferred.keys() == example.keys()
+    for output, shown in zip(inferred["outputs"], example["outputs"], strict=True):
+        assert (output["name"], output["shape"]) == (shown["name"], shown["shape"])
+    (program,) = blocks("python")
+    told = re.match(r"\[\[([0-9.]+) +[0-9.]+\]\] \[1\.\]\n", run(sys.executable, "-c", program))
+    assert told is not None
+    assert float(told[1]) == pytest.approx(0.8, abs=1e-5)
