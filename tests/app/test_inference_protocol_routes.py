@@ -1,5 +1,6 @@
 """The Open Inference Protocol over HTTP, on an engine that costs nothing."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from app.engines import Predictions
 from app.security import key_line, new_key
 from tests import fakes
-from tests.app.calls import PREDICTIONS, Open, check_problem
+from tests.app.calls import PREDICTIONS, Leaver, Open, check_problem
 from tests.app.dicoms import dicom
 from tests.fakes import NAME, FakeEngine, gray_png
 
@@ -213,6 +214,26 @@ async def test_a_deadline_is_kept_however_it_is_given(
     response = await client.post(INFER, json=body, headers=headers)
     engine.may_answer.set()
     check_error(response, 504, "deadline-passed")
+
+
+async def test_rows_whose_client_left_cost_no_inference(
+    app_of: Callable[..., FastAPI], engine: FakeEngine
+) -> None:
+    app = app_of()
+    body, headers = images(0, 255, 51)
+    leaver = Leaver(INFER, body, headers)
+    async with app.router.lifespan_context(app):
+        service = app.state.service
+        engine.started.clear()
+        engine.may_answer.clear()
+        running = asyncio.create_task(service.predict(gray_png(), float("inf")))
+        await asyncio.to_thread(engine.started.wait, 10)
+        calls = engine.calls
+        await app(leaver.scope, leaver.receive, leaver.send)
+        assert service.scheduler.held == 1
+        engine.may_answer.set()
+        await running
+    assert engine.calls == calls
 
 
 async def test_rows_of_one_request_are_never_of_two_releases(
