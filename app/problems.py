@@ -50,7 +50,7 @@ def content_of(problem: Problem, path: str) -> dict[str, Any]:
     return content
 
 
-def describe_problems(
+def problems(
     *statuses: int | str, schema: Mapping[str, Any] = PROBLEM_SCHEMA
 ) -> dict[int | str, dict[str, Any]]:
     """Describe problems in OpenAPI."""

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.dependencies import TIMEOUT, Service, unless_disconnected, upload_reader
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
 from app.inference_protocol.routes import add_inference_protocol
@@ -21,7 +20,7 @@ from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
-from app.problems import answer, describe_problems, to_problem
+from app.problems import answer, problems, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -32,7 +31,9 @@ from app.schemas import (
     ReleasesSchema,
 )
 from app.security import HEADERS
-from app.uploads import DICOM, MULTIPART, Upload
+from app.service import InferenceService
+from app.uploads import DICOM, MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
+from app.waiting import unless_disconnected
 
 MARKDOWN = "text/markdown"
 
@@ -46,16 +47,27 @@ X-rays with other pneumonia COVID-19. Uploads are kept in memory only."""
 
 
 async def _read_file(request: Request) -> AsyncIterator[Upload]:
-    async with upload_reader(request).read(request, "file", 1, bare=True) as upload:
+    async with _reader(request).read(request, "file", 1, bare=True) as upload:
         yield upload
 
 
 async def _read_batch(request: Request) -> AsyncIterator[Upload]:
-    reader = upload_reader(request)
+    reader = _reader(request)
     async with reader.read(request, "files", reader.limits.max_batch) as upload:
         yield upload
 
 
+def _reader(request: Request) -> UploadReader:
+    reader: UploadReader = request.app.state.uploads
+    return reader
+
+
+def _service(request: Request) -> InferenceService:
+    service: InferenceService = request.app.state.service
+    return service
+
+
+Service = Annotated[InferenceService, Depends(_service)]
 Wanted = Annotated[Form, Depends(read_form, scope="function")]
 File = Annotated[Upload, Depends(_read_file, scope="function")]
 Version = Annotated[int, Path(ge=1)]
@@ -80,9 +92,15 @@ def _form(field: str, schema: dict[str, Any], *bare: str) -> dict[str, Any]:
         bare: Content types of files that may be the whole body instead.
     """
     form = {"type": "object", "required": [field], "properties": {field: schema}}
+    timeout = {
+        "name": TIMEOUT_HEADER,
+        "in": "header",
+        "description": "Seconds in which the answer is of use; after them its work is dropped.",
+        "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
+    }
     content = {MULTIPART: {"schema": form}} | {each: {"schema": _BINARY} for each in bare}
     body = {"required": True, "content": content}
-    return {"requestBody": body, "parameters": [TIMEOUT]}
+    return {"requestBody": body, "parameters": [timeout]}
 
 
 DOCUMENTATION: dict[str, Any] = {
@@ -97,10 +115,10 @@ _ONE = _form(
     "file", {**_BINARY, "description": "A frontal chest X-ray, as PNG, JPEG or DICOM."}, DICOM
 )
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
-_ON_UPLOAD = describe_problems(400, 408, 413, 415, 422, 500, 503, 504)
+_ON_UPLOAD = problems(400, 408, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
-v1 = APIRouter(prefix="/v1", responses=describe_problems(401))
+v1 = APIRouter(prefix="/v1", responses=problems(401))
 
 
 @v1.post(
@@ -108,7 +126,7 @@ v1 = APIRouter(prefix="/v1", responses=describe_problems(401))
     tags=["predictions"],
     openapi_extra=_ONE,
     response_model=PredictionSchema,
-    responses={200: describe_forms(), **describe_problems(406), **_ON_UPLOAD},
+    responses={200: describe_forms(), **problems(406), **_ON_UPLOAD},
 )
 async def predict(
     request: Request, service: Service, wanted: Wanted, upload: File
@@ -126,7 +144,7 @@ async def predict(
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=describe_problems(400, 408, 413, 500, 503, 504),
+    responses=problems(400, 408, 413, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch
@@ -165,7 +183,7 @@ async def draw_heatmap(
     return Response(await unless_disconnected(request, work), media_type="image/png")
 
 
-@v1.get("/models", tags=["models"], responses=describe_problems(503))
+@v1.get("/models", tags=["models"], responses=problems(503))
 async def list_models(service: Service) -> ReleasesSchema:
     """List the versions in the model store, the newest first, and what is done with each."""
     registry = service.registry
@@ -173,7 +191,7 @@ async def list_models(service: Service) -> ReleasesSchema:
     return ReleasesSchema(models=[ReleaseSchema.of(each, serving) for each in registry.entries])
 
 
-@v1.get("/models/{version}", tags=["models"], responses=describe_problems(503, "4XX"))
+@v1.get("/models/{version}", tags=["models"], responses=problems(503, "4XX"))
 async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     """Show one version with its manifest: thresholds, metrics by cohort, how it was trained."""
     registry = service.registry
@@ -186,7 +204,7 @@ async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     response_class=Response,
     responses={
         200: {"content": {MARKDOWN: {"schema": {"type": "string"}}}, "description": "The card"},
-        **describe_problems(503, "4XX"),
+        **problems(503, "4XX"),
     },
 )
 async def show_card(service: Service, version: Version) -> Response:
@@ -201,7 +219,7 @@ async def is_alive() -> AliveSchema:
     return AliveSchema()
 
 
-@health.get("/ready", responses=describe_problems(503))
+@health.get("/ready", responses=problems(503))
 async def is_ready(service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     manifest = service.check_ready()

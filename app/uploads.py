@@ -5,7 +5,7 @@ import io
 import re
 import time
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,6 +31,9 @@ DICOM = "application/dicom"
 TIMEOUT_HEADER = "X-Request-Timeout"
 SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
+Chunks = AsyncGenerator[bytes, None]
+"""Of a body, as they arrive."""
+Take = Callable[[Chunks], Awaitable[list[bytes]]]
 _MAX_TEXT_BYTES = 1024
 _MAX_DIGITS = 18
 _IDENTITY = "identity"
@@ -123,34 +126,83 @@ class UploadReader:
             InputError: The form is malformed or too large, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
-        async with self._receiving(request) as (body, deadline):
-            async with _deadline(deadline):
-                content_type = _content_type(request)
-                if bare and content_type == DICOM:
-                    files = [await _collect(body.chunks())]
-                elif content_type == MULTIPART:
-                    files = await _read_files(request, body, field, most)
-                else:
-                    other = f", or {DICOM}" if bare else ""
-                    wanted = f"{MULTIPART} with the field {field}{other}"
-                    raise MalformedRequest(wanted, "another content type")
+
+        async def take(chunks: Chunks) -> list[bytes]:
+            content_type = media_type(request)
+            if bare and content_type == DICOM:
+                return [await read_bare(chunks)]
+            if content_type == MULTIPART:
+                return await _read_files(request, chunks, field, most)
+            other = f", or {DICOM}" if bare else ""
+            wanted = f"{MULTIPART} with the field {field}{other}"
+            raise MalformedRequest(wanted, "another content type")
+
+        async with self.read_by(request, take) as upload:
+            yield upload
+
+    @asynccontextmanager
+    async def read_by(self, request: Request, take: Take) -> AsyncIterator[Upload]:
+        """Read the files of a body in any form, and count them until they are no more needed.
+
+        Args:
+            request: Whose body is read.
+            take: Makes files of its chunks; what it raises is raised.
+
+        Raises:
+            InputError: The body is too large, or stopped to arrive.
+            CapacityError: There is no place or no memory for it, or its deadline passed.
+        """
+        service: InferenceService = request.app.state.service
+        timeout_s = _timeout_s(request, self.limits.timeout_s)
+        deadline = time.monotonic() + timeout_s
+        service.scheduler.check_room()  # before megabytes are read in vain
+        body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
+        try:
+            body.check_announced()
+            async with _deadline(timeout_s):
+                files = await take(body.chunks())
             yield Upload(files, deadline)
+        finally:
+            self.memory.hold(-body.received)
 
     @asynccontextmanager
     async def read_body(self, request: Request) -> AsyncIterator[Upload]:
-        """Read a body as it is, or expanded where it is compressed; see `read`.
+        """Read a body as it is, or expanded where it is compressed, as the one file of an upload.
 
         Args:
-            request: Whose body is read: the one file of the upload.
+            request: Whose body is read.
 
         Raises:
             InputError: It is too large or cannot be expanded, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
-        async with self._receiving(request) as (body, deadline):
-            async with _deadline(deadline):
-                content = await _collect(body.expanded())
-            yield Upload([content], deadline)
+        encoding = request.headers.get("content-encoding", _IDENTITY).strip().lower()
+        expanded = 0
+
+        async def count(pieces: Chunks) -> Chunks:
+            nonlocal expanded
+            async for piece in pieces:
+                self.memory.check_room(len(piece), service.scheduler.retry_after_s)
+                self.memory.hold(len(piece))
+                expanded += len(piece)
+                if expanded > self.limits.max_bytes:
+                    raise _too_large(self.limits)
+                yield piece
+
+        async def take(chunks: Chunks) -> list[bytes]:
+            if encoding == _IDENTITY:
+                return [await read_bare(chunks)]
+            if encoding in _COMPRESSED:
+                return [await read_bare(count(_expand(chunks)))]
+            wanted = f"a Content-Encoding of {', '.join(_COMPRESSED)} or none"
+            raise UnsupportedEncoding(wanted, "another")
+
+        service: InferenceService = request.app.state.service
+        try:
+            async with self.read_by(request, take) as upload:
+                yield upload
+        finally:
+            self.memory.hold(-expanded)
 
     @asynccontextmanager
     async def parse(
@@ -176,24 +228,11 @@ class UploadReader:
         self.memory.check_room(cost, retry_after_s)
         self.memory.hold(cost)
         try:
-            async with _deadline(upload.deadline), self._parsing:
+            async with _deadline(upload.deadline - time.monotonic()), self._parsing:
                 parsed = await asyncio.to_thread(parse)
             yield parsed
         finally:
             self.memory.hold(-cost)
-
-    @asynccontextmanager
-    async def _receiving(self, request: Request) -> AsyncIterator[tuple["_Body", float]]:
-        """Count a request's body until it is no more needed, and give its deadline."""
-        service: InferenceService = request.app.state.service
-        deadline = time.monotonic() + _timeout_s(request, self.limits.timeout_s)
-        service.scheduler.check_room()  # before megabytes are read in vain
-        body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
-        try:
-            body.check_announced()
-            yield body, deadline
-        finally:
-            self.memory.hold(-body.held)
 
 
 def _timeout_s(request: Request, most: float) -> float:
@@ -209,9 +248,9 @@ def _timeout_s(request: Request, most: float) -> float:
 
 
 @asynccontextmanager
-async def _deadline(deadline: float) -> AsyncIterator[None]:
+async def _deadline(seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
@@ -227,7 +266,7 @@ class _Body:
         self._limits = limits
         self._memory = memory
         self._retry_after_s = retry_after_s
-        self.held = 0
+        self.received = 0
 
     def check_announced(self) -> None:
         """Refuse what is known to be too much before any of it is read."""
@@ -241,33 +280,12 @@ class _Body:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Pass the body on."""
         stream = self._request.stream()
-        received = 0
         while (chunk := await self._next(stream)) is not None:
-            received += len(chunk)
-            self._check_size(received)
-            self._hold(len(chunk))
+            self._check_size(self.received + len(chunk))
+            self._memory.check_room(len(chunk), self._retry_after_s)
+            self._memory.hold(len(chunk))
+            self.received += len(chunk)
             yield chunk
-
-    async def expanded(self) -> AsyncGenerator[bytes, None]:
-        """Pass the body on, expanded as its Content-Encoding says."""
-        encoding = self._request.headers.get("content-encoding", _IDENTITY).strip().lower()
-        if encoding not in (_IDENTITY, *_COMPRESSED):
-            wanted = f"a Content-Encoding of {', '.join(_COMPRESSED)} or none"
-            raise UnsupportedEncoding(wanted, "another")
-        chunks = self.chunks()
-        pieces = chunks if encoding == _IDENTITY else _expand(chunks)
-        expanded = 0
-        async for piece in pieces:
-            if pieces is not chunks:
-                expanded += len(piece)
-                self._check_size(expanded)
-                self._hold(len(piece))
-            yield piece
-
-    def _hold(self, count: int) -> None:
-        self._memory.check_room(count, self._retry_after_s)
-        self._memory.hold(count)
-        self.held += count
 
     async def _next(self, stream: AsyncGenerator[bytes, None]) -> bytes | None:
         idle_s = self._limits.idle_s
@@ -279,7 +297,11 @@ class _Body:
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_bytes:
-            raise PayloadTooLarge(f"a body of at most {self._limits.max_bytes} bytes", "more")
+            raise _too_large(self._limits)
+
+
+def _too_large(limits: UploadLimits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"a body of at most {limits.max_bytes} bytes", "more")
 
 
 class _InMemoryParser(MultiPartParser):
@@ -293,18 +315,20 @@ class _InMemoryParser(MultiPartParser):
             file.close()
 
 
-def _content_type(request: Request) -> str:
+def media_type(request: Request) -> str:
+    """Give the media type of a request's body, without parameters; empty where it has none."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def _collect(chunks: AsyncGenerator[bytes, None]) -> bytes:
+async def read_bare(chunks: Chunks) -> bytes:
+    """Collect a body that is a file."""
     collected = io.BytesIO()
     async for chunk in chunks:
         collected.write(chunk)
     return collected.getvalue()
 
 
-async def _expand(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _expand(chunks: Chunks) -> Chunks:
     """Expand what gzip or zlib compressed, in pieces: a little may become very much.
 
     Raises:
@@ -326,10 +350,10 @@ async def _expand(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
         raise MalformedRequest(wanted, "more behind it" if decoder.eof else "a part of one")
 
 
-async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
+async def _read_files(request: Request, chunks: Chunks, field: str, most: int) -> list[bytes]:
     parser = _InMemoryParser(
         request.headers,
-        body.chunks(),
+        chunks,
         max_files=most,
         max_fields=most,
         max_part_size=_MAX_TEXT_BYTES,

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, params
 
-from app.dependencies import TIMEOUT, Service, unless_disconnected, upload_reader
 from app.errors import ReleaseNotFound
 from app.inference_protocol.inference import check_version, infer
 from app.inference_protocol.schemas import (
@@ -31,7 +30,10 @@ from app.inference_protocol.tensors import (
     read_inference,
     write_answer,
 )
-from app.problems import INFERENCE_PROTOCOL, PROBLEM_SCHEMA, describe_problems
+from app.problems import INFERENCE_PROTOCOL, PROBLEM_SCHEMA, problems
+from app.service import InferenceService
+from app.uploads import SECONDS, TIMEOUT_HEADER, UploadReader
+from app.waiting import unless_disconnected
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -53,7 +55,7 @@ _ERROR: dict[str, Any] = {
 
 
 def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
-    return describe_problems(*statuses, schema=_ERROR)
+    return problems(*statuses, schema=_ERROR)
 
 
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
@@ -64,7 +66,13 @@ _INFERENCE: dict[str, Any] = {
             "content": {JSON: {"schema": REQUEST}, BINARY: {"schema": _BINARY_SCHEMA}},
         },
         "parameters": [
-            TIMEOUT,
+            {
+                "name": TIMEOUT_HEADER,
+                "in": "header",
+                "description": "Seconds in which the answer is of use; after them its work is "
+                "dropped.",
+                "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
+            },
             {
                 "name": LENGTH_HEADER,
                 "in": "header",
@@ -95,8 +103,16 @@ class _Upload:
     deadline: float
 
 
+def _service(request: Request) -> InferenceService:
+    service: InferenceService = request.app.state.service
+    return service
+
+
+Service = Annotated[InferenceService, Depends(_service)]
+
+
 async def _read(request: Request, service: Service) -> AsyncIterator[_Upload]:
-    reader = upload_reader(request)
+    reader: UploadReader = request.app.state.uploads
     async with reader.read_body(request) as upload:
         (body,) = upload.files
         length = json_length(request.headers.get(LENGTH_HEADER), len(body))
