@@ -17,11 +17,15 @@ CovidXrayError
 │   └── ReleaseInvalid            release-invalid
 ├── AccessError                   the operator can mend it
 │   ├── KeysInvalid               keys-invalid
+│   ├── CredentialsInvalid        credentials-invalid         for a DICOMweb server
 │   └── AnonymousAccess           anonymous-access            open to a network, without keys
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
 ├── ClientUnavailable             client-unavailable          no service elsewhere can be asked
+├── DicomWebError                 a DICOMweb server did not do what it was asked
+│   ├── DicomWebUnavailable       dicomweb-unavailable        it may do it later
+│   └── DicomWebRefused           dicomweb-refused            it never will
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
@@ -152,6 +156,13 @@ class KeysInvalid(AccessError):
     title = "The API keys are invalid"
 
 
+class CredentialsInvalid(AccessError):
+    """The file with the password or token for a DICOMweb server is not what it must be."""
+
+    code = "credentials-invalid"
+    title = "The credentials are invalid"
+
+
 class AnonymousAccess(AccessError):
     """The service would be open to a network, and nobody said that it should."""
 
@@ -182,6 +193,24 @@ class ClientUnavailable(CovidXrayError):
 
     code = "client-unavailable"
     title = "The service elsewhere cannot be asked"
+
+
+class DicomWebError(CovidXrayError):
+    """A DICOMweb server did not do what it was asked."""
+
+
+class DicomWebUnavailable(DicomWebError):
+    """It does not answer, or not now; the same request may succeed later."""
+
+    code = "dicomweb-unavailable"
+    title = "The DICOMweb server is not available"
+
+
+class DicomWebRefused(DicomWebError):
+    """It answered that it will not, and to ask again would not help."""
+
+    code = "dicomweb-refused"
+    title = "The DICOMweb server refuses"
 
 
 class TracingUnavailable(CovidXrayError):

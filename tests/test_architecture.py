@@ -41,6 +41,7 @@ MAY_IMPORT = {
     },
     "reports": {"errors", "imaging", "overlay", "reports", "service"},
     "negotiation": {"errors", "overlay", "reports", "schemas", "service"},
+    "dicomweb": {"dicomweb", "errors"},
     "reading": {"errors", "schemas", "service"},
     "terminal": {"reading"},
     "upkeep": {"registry", "service"},
