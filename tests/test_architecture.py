@@ -41,7 +41,7 @@ MAY_IMPORT = {
     },
     "reports": {"errors", "imaging", "overlay", "reports", "service"},
     "negotiation": {"errors", "overlay", "reports", "schemas", "service"},
-    "dicomweb": {"dicomweb", "errors", "imaging", "reports"},
+    "dicomweb": {"dicomweb", "errors", "imaging", "reports", "schemas", "service"},
     "reading": {"errors", "schemas", "service"},
     "terminal": {"reading"},
     "upkeep": {"registry", "service"},

@@ -21,7 +21,7 @@ from dicomweb_client.web import DICOMwebClient
 from app.dicomweb.destination import Credentials
 from app.errors import CredentialsInvalid, DicomWebError, DicomWebRefused, DicomWebUnavailable
 from app.imaging.dicom_rules import CAPTURE_MODALITIES, XRAY_MODALITIES
-from app.reports.device import MANUFACTURER
+from app.reports.device import MANUFACTURER, OVERLAY_SERIES
 
 MAX_INSTANCES = 1000
 """Images of one study that are looked at."""
@@ -264,7 +264,11 @@ def _named(study: str, series: str | None) -> str:
 def _may_be_xray(series: pydicom.Dataset) -> bool:
     """Tell whether a series may hold X-rays; what else keeps them out is in their own headers."""
     of_xrays = series.get("Modality") in XRAY_MODALITIES | CAPTURE_MODALITIES
-    return of_xrays and series.get("Manufacturer") != MANUFACTURER
+    is_ours = (
+        series.get("Manufacturer") == MANUFACTURER  # which servers need not tell
+        or series.get("SeriesDescription") == OVERLAY_SERIES
+    )
+    return of_xrays and not is_ours
 
 
 def _search(client: DICOMwebClient, study: str, series: str, most: int) -> list[Instance]:

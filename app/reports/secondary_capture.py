@@ -9,12 +9,11 @@ from pydicom import Dataset
 from app.imaging import DicomInstance
 from app.overlay import DISCLAIMER
 from app.reports import codes
-from app.reports.device import MANUFACTURER, sign, uid_of
+from app.reports.device import MANUFACTURER, OVERLAY_SERIES, sign, uid_of
 from app.reports.source import Source, copy_attributes
 from app.service import Finding
 
 SERIES_NUMBER = 9902
-SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
 
 _OF_THE_PIXELS = (
     "PatientOrientation",
@@ -41,7 +40,7 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
         study_instance_uid=str(source.uids.study_instance_uid),  # `source_of` refuses None
         series_instance_uid=uid_of(uuid4()),
         series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
+        series_description=OVERLAY_SERIES,
         sop_instance_uid=uid_of(uuid4()),
         instance_number=1,
         manufacturer=MANUFACTURER,
