@@ -10,6 +10,8 @@ CovidXrayError
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
+│   │   └── UnsupportedSyntax     unsupported-image           a DICOM transfer syntax
+│   ├── OtherStudy                other-study                 an instance of another study
 │   └── NotAChestRadiograph       not-a-chest-radiograph
 ├── ReleaseError                  the operator can mend it
 │   ├── ReleaseNotFound           release-not-found
@@ -30,6 +32,7 @@ CovidXrayError
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
     ├── Overloaded                overloaded                  carries `retry_after_s`
+    │   └── OutboxFull            outbox-full                 of results that wait to be sent
     └── DeadlinePassed            deadline-passed
 """
 
@@ -111,6 +114,17 @@ class UnsupportedImage(InputError):
 
     code = "unsupported-image"
     title = "The image is of a kind that is not supported"
+
+
+class UnsupportedSyntax(UnsupportedImage):
+    """The file is in a DICOM transfer syntax that the service does not read."""
+
+
+class OtherStudy(InputError):
+    """The DICOM instance belongs to another study than the request is about."""
+
+    code = "other-study"
+    title = "The instance belongs to another study"
 
 
 class NotAChestRadiograph(InputError):
@@ -244,6 +258,13 @@ class Overloaded(CapacityError):
     def __init__(self, expected: str, received: str, *, retry_after_s: float) -> None:
         super().__init__(expected, received)
         self.retry_after_s = retry_after_s
+
+
+class OutboxFull(Overloaded):
+    """As many results wait for the DICOMweb server as are kept."""
+
+    code = "outbox-full"
+    title = "Too many results wait for the DICOMweb server"
 
 
 class DeadlinePassed(CapacityError):

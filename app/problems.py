@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.responses import JSONResponse
 
@@ -28,3 +29,15 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONRe
     """Make the answer that carries a problem."""
     content = problem.model_dump(exclude_none=True)
     return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """Describe problems in OpenAPI."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }

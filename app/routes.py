@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
@@ -19,7 +19,7 @@ from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
-from app.problems import MEDIA_TYPE, answer, to_problem
+from app.problems import answer, problems, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -32,8 +32,7 @@ from app.schemas import (
 from app.security import HEADERS
 from app.service import InferenceService
 from app.uploads import DICOM, MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
-
-T = TypeVar("T")
+from app.waiting import unless_disconnected
 
 MARKDOWN = "text/markdown"
 
@@ -60,30 +59,6 @@ async def _read_batch(request: Request) -> AsyncIterator[Upload]:
 def _reader(request: Request) -> UploadReader:
     reader: UploadReader = request.app.state.uploads
     return reader
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for an answer, and cancel it where the client goes away: nobody would read it.
-
-    Raises:
-        ClientDisconnect: The client went away.
-    """
-    answer = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        answer.cancel()
-        gone.cancel()
-        await asyncio.wait({answer, gone})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _service(request: Request) -> InferenceService:
@@ -127,18 +102,6 @@ def _form(field: str, schema: dict[str, Any], *bare: str) -> dict[str, Any]:
     return {"requestBody": body, "parameters": [timeout]}
 
 
-def _problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
-    """Describe problems in OpenAPI."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
-
-
 DOCUMENTATION: dict[str, Any] = {
     "title": "COVID-19 chest X-ray inference",
     "version": version("covid-xray"),
@@ -151,10 +114,10 @@ _ONE = _form(
     "file", {**_BINARY, "description": "A frontal chest X-ray, as PNG, JPEG or DICOM."}, DICOM
 )
 _MANY = _form("files", {"type": "array", "items": _BINARY, "minItems": 1})
-_ON_UPLOAD = _problems(400, 408, 413, 415, 422, 500, 503, 504)
+_ON_UPLOAD = problems(400, 408, 413, 415, 422, 500, 503, 504)
 
 health = APIRouter(prefix="/health", tags=["health"])
-v1 = APIRouter(prefix="/v1", responses=_problems(401))
+v1 = APIRouter(prefix="/v1", responses=problems(401))
 
 
 @v1.post(
@@ -162,7 +125,7 @@ v1 = APIRouter(prefix="/v1", responses=_problems(401))
     tags=["predictions"],
     openapi_extra=_ONE,
     response_model=PredictionSchema,
-    responses={200: describe_forms(), **_problems(406), **_ON_UPLOAD},
+    responses={200: describe_forms(), **problems(406), **_ON_UPLOAD},
 )
 async def predict(
     request: Request, service: Service, wanted: Wanted, upload: File
@@ -173,14 +136,14 @@ async def predict(
     Structured Report.
     """
     (data,) = upload.files
-    return await _unless_disconnected(request, service.report(data, upload.deadline, wanted.write))
+    return await unless_disconnected(request, service.report(data, upload.deadline, wanted.write))
 
 
 @v1.post(
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=_problems(400, 408, 413, 500, 503, 504),
+    responses=problems(400, 408, 413, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch
@@ -191,7 +154,7 @@ async def predict_batch(
         to_problem(item)
         if isinstance(item, CovidXrayError)
         else PredictionSchema.model_validate(item)
-        for item in await _unless_disconnected(request, work)
+        for item in await unless_disconnected(request, work)
     ]
 
 
@@ -216,10 +179,10 @@ async def draw_heatmap(
     """Draw where in the X-ray the model sees COVID-19: the brighter, the more it counted."""
     (data,) = upload.files
     work = service.explain(data, upload.deadline, opacity, legend=legend)
-    return Response(await _unless_disconnected(request, work), media_type="image/png")
+    return Response(await unless_disconnected(request, work), media_type="image/png")
 
 
-@v1.get("/models", tags=["models"], responses=_problems(503))
+@v1.get("/models", tags=["models"], responses=problems(503))
 async def list_models(service: Service) -> ReleasesSchema:
     """List the versions in the model store, the newest first, and what is done with each."""
     registry = service.registry
@@ -227,7 +190,7 @@ async def list_models(service: Service) -> ReleasesSchema:
     return ReleasesSchema(models=[ReleaseSchema.of(each, serving) for each in registry.entries])
 
 
-@v1.get("/models/{version}", tags=["models"], responses=_problems(503, "4XX"))
+@v1.get("/models/{version}", tags=["models"], responses=problems(503, "4XX"))
 async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     """Show one version with its manifest: thresholds, metrics by cohort, how it was trained."""
     registry = service.registry
@@ -240,7 +203,7 @@ async def show_model(service: Service, version: Version) -> ReleaseDetailSchema:
     response_class=Response,
     responses={
         200: {"content": {MARKDOWN: {"schema": {"type": "string"}}}, "description": "The card"},
-        **_problems(503, "4XX"),
+        **problems(503, "4XX"),
     },
 )
 async def show_card(service: Service, version: Version) -> Response:
@@ -255,7 +218,7 @@ async def is_alive() -> AliveSchema:
     return AliveSchema()
 
 
-@health.get("/ready", responses=_problems(503))
+@health.get("/ready", responses=problems(503))
 async def is_ready(service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     manifest = service.check_ready()

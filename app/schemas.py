@@ -25,8 +25,10 @@ _STATUS = {
     "not-a-chest-radiograph": HTTPStatus.UNPROCESSABLE_ENTITY,
     "release-not-found": HTTPStatus.NOT_FOUND,
     "card-not-found": HTTPStatus.NOT_FOUND,
+    "other-study": HTTPStatus.CONFLICT,
     "not-ready": HTTPStatus.SERVICE_UNAVAILABLE,
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
+    "outbox-full": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,
 }
 

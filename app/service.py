@@ -268,14 +268,20 @@ class InferenceService:
     # From here on everything runs on one of the scheduler's threads.
 
     def _predict(self, place: Place, data: bytes) -> Prediction:
-        return self._find(place, data).prediction
+        return self.find(place, data).prediction
 
     def _report(self, place: Place, data: bytes, write: Callable[[Finding], T]) -> T:
-        finding = self._find(place, data)
+        finding = self.find(place, data)
         place.check()
         return write(finding)
 
-    def _find(self, place: Place, data: bytes) -> Finding:
+    def find(self, place: Place, data: bytes) -> Finding:
+        """Answer for an image on the thread that its place has; raises as `predict` does.
+
+        Args:
+            place: Whose job calls it.
+            data: The file's bytes.
+        """
         finding = self._conclude(place, data)
         prediction = finding.prediction
         positive = next(iter(prediction.probabilities.values()))

@@ -4,7 +4,7 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,9 @@ DICOM = "application/dicom"
 TIMEOUT_HEADER = "X-Request-Timeout"
 SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
+Chunks = AsyncGenerator[bytes, None]
+"""Of a body, as they arrive."""
+Take = Callable[[Chunks], Awaitable[list[bytes]]]
 _MAX_TEXT_BYTES = 1024
 _MAX_DIGITS = 18
 
@@ -113,6 +116,32 @@ class UploadReader:
             InputError: The form is malformed or too large, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
+
+        async def take(chunks: Chunks) -> list[bytes]:
+            content_type = media_type(request)
+            if bare and content_type == DICOM:
+                return [await read_bare(chunks)]
+            if content_type == MULTIPART:
+                return await _read_files(request, chunks, field, most)
+            other = f", or {DICOM}" if bare else ""
+            wanted = f"{MULTIPART} with the field {field}{other}"
+            raise MalformedRequest(wanted, "another content type")
+
+        async with self.read_by(request, take) as upload:
+            yield upload
+
+    @asynccontextmanager
+    async def read_by(self, request: Request, take: Take) -> AsyncIterator[Upload]:
+        """Read the files of a body in any form, and count them until they are no more needed.
+
+        Args:
+            request: Whose body is read.
+            take: Makes files of its chunks; what it raises is raised.
+
+        Raises:
+            InputError: The body is too large, or stopped to arrive.
+            CapacityError: There is no place or no memory for it, or its deadline passed.
+        """
         service: InferenceService = request.app.state.service
         timeout_s = _timeout_s(request, self.limits.timeout_s)
         deadline = time.monotonic() + timeout_s
@@ -121,15 +150,7 @@ class UploadReader:
         try:
             body.check_announced()
             async with _deadline(timeout_s):
-                content_type = _content_type(request)
-                if bare and content_type == DICOM:
-                    files = [await _read_bare(body)]
-                elif content_type == MULTIPART:
-                    files = await _read_files(request, body, field, most)
-                else:
-                    other = f", or {DICOM}" if bare else ""
-                    wanted = f"{MULTIPART} with the field {field}{other}"
-                    raise MalformedRequest(wanted, "another content type")
+                files = await take(body.chunks())
             yield Upload(files, deadline)
         finally:
             self.memory.hold(-body.received)
@@ -211,22 +232,23 @@ class _InMemoryParser(MultiPartParser):
             file.close()
 
 
-def _content_type(request: Request) -> str:
+def media_type(request: Request) -> str:
+    """Give the media type of a request's body, without parameters; empty where it has none."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def _read_bare(body: _Body) -> bytes:
+async def read_bare(chunks: Chunks) -> bytes:
     """Collect a body that is a file."""
     collected = io.BytesIO()
-    async for chunk in body.chunks():
+    async for chunk in chunks:
         collected.write(chunk)
     return collected.getvalue()
 
 
-async def _read_files(request: Request, body: _Body, field: str, most: int) -> list[bytes]:
+async def _read_files(request: Request, chunks: Chunks, field: str, most: int) -> list[bytes]:
     parser = _InMemoryParser(
         request.headers,
-        body.chunks(),
+        chunks,
         max_files=most,
         max_fields=most,
         max_part_size=_MAX_TEXT_BYTES,

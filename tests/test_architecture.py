@@ -19,6 +19,8 @@ WEB_MODULES = {
     "security",
     "uploads",
     "observability",
+    "waiting",
+    "dicomweb/routes",
 }
 
 # Which modules of app a module may import. What is not listed may import nothing of app.
@@ -64,6 +66,7 @@ MAY_IMPORT = {
         "security",
         "service",
         "uploads",
+        "waiting",
     },
     "security": {"errors", "problems", "schemas"},
     "connections": {"problems", "schemas", "security"},
