@@ -1,9 +1,10 @@
-"""`covid-xray serve`, `predict FILES...`, `verify PATH` and `key`."""
+"""`covid-xray serve`, `predict FILES...`, `analyse --study UID`, `verify PATH` and `key`."""
 
 import asyncio
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from typing import Annotated
 import typer
 
 from app import server
+from app.dicomweb.destination import Credentials
+from app.dicomweb.study import Analysis, analyse_study
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
@@ -22,6 +25,9 @@ from app.release import EngineName, Precision, Release
 from app.security import key_line, new_key
 from app.settings import SettingsInvalid, load_settings
 from app.terminal import print_table, progress
+
+NOT_STORED = 3
+"""Exit code of `analyse` where results are lost."""
 
 cli = typer.Typer(
     help="COVID-19 / Normal on frontal chest X-rays. Research software, no medical device. "
@@ -39,6 +45,13 @@ def main() -> None:
     except (CovidXrayError, SettingsInvalid) as error:
         typer.echo(f"covid-xray: {error}", err=True)
         sys.exit(1)
+
+
+def _check_uid(value: str | None) -> str | None:
+    """Refuse what is no UID (PS3.5, 9.1), before a server is asked for it."""
+    if value is not None and not re.fullmatch(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", value):
+        raise typer.BadParameter("Expected a UID such as 1.2.840.113619.2; received another text.")
+    return value
 
 
 @cli.command()
@@ -78,6 +91,43 @@ def predict(
         )
     if not asyncio.run(_predict(find_files(files), server, api_key_file, as_json=as_json)):
         raise typer.Exit(1)
+
+
+@cli.command()
+def analyse(  # noqa: PLR0913 -- the options of a command
+    *,
+    dicomweb: Annotated[
+        str, typer.Option(help="Address of a DICOMweb server: http://127.0.0.1:8042/dicom-web.")
+    ],
+    study: Annotated[str, typer.Option(help="Its study instance UID.", callback=_check_uid)],
+    series: Annotated[
+        str | None, typer.Option(help="Only this series instance UID.", callback=_check_uid)
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="User for HTTP Basic, whose password the file holds.")
+    ] = None,
+    credentials_file: Annotated[
+        Path | None, typer.Option(help="File with a password, or with a bearer token.")
+    ] = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", "--dry-run", help="Store no results.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per image.")] = False,
+) -> None:
+    """Analyse a study's chest X-rays, and store a report and an overlay of each beside it.
+
+    Exits with 1 where an image has no answer, and with 3 where results are not stored. What is no
+    frontal chest X-ray is passed over.
+    """
+    configure_logging("warning", "console")
+    if user and not credentials_file:
+        raise typer.BadParameter(
+            "Expected --credentials-file with it; received none.", param_hint="--user"
+        )
+    credentials = Credentials(credentials_file, user) if credentials_file else None
+    lines = Analysis.as_json if as_json else Analysis.as_row
+    work = _analyse(dicomweb, credentials, (study, series), lines, store=not no_store)
+    raise typer.Exit(asyncio.run(work))
 
 
 @cli.command()
@@ -135,6 +185,48 @@ async def _predict(
     if as_table:
         print_table(readings)
     return all(reading.prediction for reading in readings)
+
+
+async def _analyse(
+    address: str,
+    credentials: Credentials | None,
+    uids: tuple[str, str | None],
+    write: Callable[[Analysis], str],
+    *,
+    store: bool,
+) -> int:
+    """Analyse a study, print what came of each image, and give the exit code."""
+    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second
+
+    settings = load_settings()
+    server = DicomWebServer(address, credentials, max_bytes=settings.max_upload_bytes)
+    done = []
+    async with open_service(settings) as service:
+        async for analysis in analyse_study(server, service, *uids, store=store):
+            done.append(analysis)
+            typer.echo(write(analysis))
+    return _judge(done)
+
+
+def _judge(done: Sequence[Analysis]) -> int:
+    """Give the exit code, and say what is missing where it is not 0."""
+    lost = sum(each.is_lost for each in done)
+    unanswered = sum(each.prediction is None and not each.is_none_of_ours for each in done)
+    if lost:
+        typer.echo(
+            f"covid-xray: Expected the results of {len(done)} images to be stored; received those "
+            f"of {lost} back. They are kept nowhere: run this again.",
+            err=True,
+        )
+        return NOT_STORED
+    if unanswered or not any(each.prediction for each in done):
+        typer.echo(
+            "covid-xray: Expected an answer for each chest X-ray; received none for "
+            f"{unanswered or 'any'} of {len(done)} images.",
+            err=True,
+        )
+        return 1
+    return 0
 
 
 @asynccontextmanager

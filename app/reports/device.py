@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # imported where a report is written, and not before
 PRODUCT = "covid-xray"
 MANUFACTURER = "covid-xray project (research software)"
 VERSION = version(PRODUCT)
+OVERLAY_SERIES = "COVID-19 heatmap (research)"
+"""Description of the series that a Secondary Capture is in."""
 
 NOTICE = (
     f"{DISCLAIMER} It must not be used to diagnose or to decide on treatment. It knows two labels "

@@ -7,12 +7,11 @@ from pydicom import Dataset
 from app.imaging import DicomInstance
 from app.overlay import DISCLAIMER
 from app.reports import codes
-from app.reports.device import MANUFACTURER, report_uid, sign
+from app.reports.device import MANUFACTURER, OVERLAY_SERIES, report_uid, sign
 from app.reports.source import Source, copy_attributes
 from app.service import Finding
 
 SERIES_NUMBER = 9902
-SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
 
 _OF_THE_PIXELS = (
     "PatientOrientation",
@@ -42,7 +41,7 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
             model, "secondary-capture-series", source.uids.sop_instance_uid
         ),
         series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
+        series_description=OVERLAY_SERIES,
         sop_instance_uid=report_uid(model, "secondary-capture", source.uids.sop_instance_uid),
         instance_number=1,
         manufacturer=MANUFACTURER,
