@@ -2,12 +2,16 @@
 
 import io
 from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from app.errors import MalformedRequest, PayloadTooLarge, UnsupportedImageType
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 RELATED = "multipart/related"
 DICOM = "application/dicom"
@@ -75,7 +79,7 @@ class _Parts:
         self._name = bytearray()
         self._value = bytearray()
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> "MultipartCallbacks":
         """Name what the parser calls."""
         return {
             "on_part_begin": self._begin,
