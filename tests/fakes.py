@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -238,3 +239,26 @@ def dicom_header(**attributes: object) -> Dataset:
         if value is not None:
             setattr(header, keyword, value)
     return header
+
+
+class FakeDestination:
+    """A DICOMweb server that keeps what it gets, or says what went wrong.
+
+    Attributes:
+        stored: What came, in order.
+        errors: Raised, one for each delivery, before anything is kept.
+    """
+
+    def __init__(self, *errors: Exception) -> None:
+        self.stored: list[Sequence[bytes]] = []
+        self.errors = list(errors)
+        self.asked = 0
+        self.may_answer = Event()
+        self.may_answer.set()
+
+    def store(self, instances: Sequence[bytes]) -> None:
+        self.asked += 1
+        self.may_answer.wait(30)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.stored.append(instances)
