@@ -250,7 +250,7 @@ class FakeDestination:
     """
 
     def __init__(self, *errors: Exception) -> None:
-        self.stored: list[Sequence[bytes]] = []
+        self.stored: list[tuple[bytes, ...]] = []
         self.errors = list(errors)
         self.asked = 0
         self.may_answer = Event()
@@ -261,4 +261,4 @@ class FakeDestination:
         self.may_answer.wait(30)
         if self.errors:
             raise self.errors.pop(0)
-        self.stored.append(instances)
+        self.stored.append(tuple(instances))
