@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,13 @@ from fastapi import FastAPI
 from pydicom import Dataset, dcmread
 
 from app.dicomweb.outbox import Outbox, OutboxLimits
+from app.examples import STORED
 from app.logs import make_formatter
 from app.security import key_line, new_key
 from tests.app.calls import Body, Leaver, Open, check_problem, related
 from tests.app.dicoms import INSTANCE, STUDY, dicom, ramp
 from tests.app.test_dicom_http import SHOWN
+from tests.app.test_examples import examples
 from tests.fakes import FakeDestination, FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
@@ -142,6 +145,24 @@ async def test_it_needs_a_key_where_there_are_keys(opened: Open, tmp_path: Path)
         check_problem(await stow(client, XRAY), 401, "unauthorized")
         client.headers["x-api-key"] = key
         module(await stow(client, XRAY), 200)
+
+
+async def test_the_examples_of_openapi_are_what_the_service_says(sending: Sending) -> None:
+    no_boundary = {"content-type": 'multipart/related; type="application/dicom"'}
+    defaults = OutboxLimits(items=1000, bytes=2**28, age_s=100, close_s=5)
+    async with sending(defaults) as (client, outbox, _):
+        analysed = (await stow(client, XRAY)).text.replace(INSTANCE, "2.25.93")
+        assert json.loads(analysed) == STORED["analysed"]["value"]
+        for status, answer in (
+            (400, await client.post(STUDIES, content=XRAY, headers=no_boundary)),
+            (400, await stow(client)),
+            (413, await stow(client, *[XRAY] * 17)),
+            (415, await client.post(STUDIES, json={})),
+        ):
+            assert answer.json() in examples(STUDIES, status)
+        for number in range(999):
+            outbox.put(f"{number}", "x", [b"x"])
+        assert (await stow(client, XRAY)).json() in examples(STUDIES, 503)
 
 
 # --- results

@@ -201,6 +201,7 @@ def test_what_cannot_be_sent_while_closing_is_logged_without_naming_an_image(
     outbox = running(FakeDestination(*[DOWN] * 1000), close_s=0.1)
     outbox.put("1.2.3.5 digest", "prediction-7", [b"1"])
     outbox.close()
+    assert "1 result(s) could not be sent" in caplog.text
     assert "prediction-7 was not sent, and is lost" in caplog.text
     assert "1.2.3.5" not in caplog.text
 
