@@ -16,6 +16,7 @@ from app.errors import (
     NotAcceptable,
     NotAChestRadiograph,
     NotReady,
+    OutboxFull,
     Overloaded,
     PayloadTooLarge,
     ReleaseNotFound,
@@ -52,6 +53,27 @@ _ON_UPLOAD: tuple[CovidXrayError, ...] = (
     ),
     CovidXrayError("", ""),
     Overloaded("1 free of 65 places", "0", retry_after_s=1),
+    _NOT_READY,
+    DeadlinePassed("an answer before the request's deadline", "none in time"),
+)
+_STOW = 'multipart/related; type="application/dicom"'
+_ON_STORE: tuple[CovidXrayError, ...] = (
+    _UNAUTHORIZED,
+    MalformedRequest(f"a boundary in {_STOW}", "none"),
+    MalformedRequest(f"a well-formed {_STOW}", "another body"),
+    MalformedRequest(f"a whole {_STOW}", "a truncated one"),
+    MalformedRequest("a valid study", "another value"),
+    NotAcceptable("an Accept of one of application/dicom+json, application/json", "none of them"),
+    UploadStalled("a body without pauses of 10 s", "one"),
+    PayloadTooLarge("at most 16 instances", "more"),
+    UnsupportedImageType(f"{_STOW}, or application/dicom", "another content type"),
+    CovidXrayError("", ""),
+    Overloaded("1 free of 65 places", "0", retry_after_s=1),
+    OutboxFull(
+        "room for 1 of at most 1000 results and 268435456 bytes that wait for the DICOMweb server",
+        "1000 that wait",
+        retry_after_s=30,
+    ),
     _NOT_READY,
     DeadlinePassed("an answer before the request's deadline", "none in time"),
 )
@@ -195,8 +217,46 @@ COVID-19 in anybody.
 """
 
 
+_REFERENCE: Json = {
+    "00081150": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.1.1"]},
+    "00081155": {"vr": "UI", "Value": ["2.25.93"]},
+}
+_STORED_ITEM: Json = {**_REFERENCE, "00081190": {"vr": "UR"}}
+
+
 def _example(summary: str, value: object) -> Json:
     return {"summary": summary, "value": value}
+
+
+def _failed(reason: int) -> Json:
+    return {**_REFERENCE, "00081197": {"vr": "US", "Value": [reason]}}
+
+
+STORED: Json = {
+    "analysed": _example(
+        "An instance was analysed",
+        {"00081190": {"vr": "UR"}, "00081199": {"vr": "SQ", "Value": [_STORED_ITEM]}},
+    ),
+    "lateral": _example(
+        "One was, another is a lateral view (A900)",
+        {
+            "00081190": {"vr": "UR"},
+            "00081198": {"vr": "SQ", "Value": [_failed(0xA900)]},
+            "00081199": {"vr": "SQ", "Value": [_STORED_ITEM]},
+        },
+    ),
+    "unnamed": _example(
+        "One has no header that can be read (C000)",
+        {
+            "00081190": {"vr": "UR"},
+            "0008119A": {
+                "vr": "SQ",
+                "Value": [{"00081197": {"vr": "US", "Value": [0xC000]}}],
+            },
+        },
+    ),
+}
+"""Answers to STOW-RS, by name."""
 
 
 def _answers() -> dict[tuple[str, str], Json]:
@@ -252,6 +312,8 @@ def _describe(describe: Callable[[], Json]) -> Json:
 def _errors(path: str) -> tuple[CovidXrayError, ...]:
     if path.startswith("/health"):
         return _ON_HEALTH
+    if path.startswith("/dicomweb"):
+        return _ON_STORE
     return _ON_MODELS if path.startswith("/v1/models") else _ON_UPLOAD
 
 

@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.dicomweb.delivery import Delivery
+from app.dicomweb.routes import make_router
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
 from app.negotiation import Form, describe_forms, read_form
@@ -225,14 +227,16 @@ async def is_ready(service: Service) -> ReadySchema:
     return ReadySchema(name=manifest.name, version=manifest.version)
 
 
-def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
+def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delivery) -> None:
     """Add all routes, and answer every error with a problem.
 
     Args:
         app: What gets them.
         schemes: How a client of `/v1` may say who it is, for the documentation.
+        delivery: Where results of DICOMweb go.
     """
     app.include_router(v1, dependencies=schemes)
+    app.include_router(make_router(delivery), dependencies=schemes)
     app.include_router(health)
     add_page(app)
     app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended

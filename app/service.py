@@ -182,7 +182,7 @@ class InferenceService:
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
-        self._limits = limits
+        self.limits = limits
         self._recorder = recorder
         self._refuses = acceptance == "enforce"
         self._not_ready: str | None = None
@@ -298,13 +298,13 @@ class InferenceService:
             _decide(analysis),
             analysis.radiograph,
             analysis.heatmap,
-            partial(decode, data, self._limits),
+            partial(decode, data, self.limits),
         )
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
         start = time.monotonic()
         self._recorder.record_stage("queue", start - place.waited_s, start)
-        radiograph = decode(data, self._limits, reduced=True)
+        radiograph = decode(data, self.limits, reduced=True)
         image = radiograph.to_model_input()
         decoded = time.monotonic()
         self._recorder.record_stage("decode", start, decoded)

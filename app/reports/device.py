@@ -27,6 +27,20 @@ def device_uid(model: ModelInfo) -> str:
     return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{VERSION}:{model.digest}"))
 
 
+def report_uid(model: ModelInfo, kind: str, source: str | None) -> str:
+    """Name a report or its series: the same for the same image and the same device.
+
+    So an archive that is given the report on an image once more, since whoever sent the image did
+    so again, keeps one.
+
+    Args:
+        model: What answered.
+        kind: Which of the image's reports, or series, it is.
+        source: The image's SOP instance UID.
+    """
+    return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{kind}:{device_uid(model)}:{source}"))
+
+
 def uid_of(uuid: UUID) -> str:
     """Make a UUID a DICOM UID (PS3.5, B.2)."""
     return f"2.25.{uuid.int}"
