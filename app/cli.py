@@ -7,13 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import server
 from app.dicomweb.destination import Credentials
-from app.dicomweb.study import Analysis, analyse_study
+from app.dicomweb.study import Analysis, analyse_all
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
@@ -23,8 +23,11 @@ from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, re
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
 from app.security import key_line, new_key
-from app.settings import SettingsInvalid, load_settings
+from app.settings import Settings, SettingsInvalid, load_settings
 from app.terminal import print_table, progress
+
+if TYPE_CHECKING:  # it takes a second to import
+    from app.dicomweb.server import DicomWebServer
 
 NOT_STORED = 3
 """Exit code of `analyse` where results are lost."""
@@ -94,39 +97,35 @@ def predict(
 
 
 @cli.command()
-def analyse(  # noqa: PLR0913 -- the options of a command
+def analyse(
     *,
-    dicomweb: Annotated[
-        str, typer.Option(help="Address of a DICOMweb server: http://127.0.0.1:8042/dicom-web.")
-    ],
-    study: Annotated[str, typer.Option(help="Its study instance UID.", callback=_check_uid)],
+    study: Annotated[str, typer.Option(help="Study instance UID.", callback=_check_uid)],
     series: Annotated[
         str | None, typer.Option(help="Only this series instance UID.", callback=_check_uid)
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(help="User for HTTP Basic, whose password the file holds.")
-    ] = None,
-    credentials_file: Annotated[
-        Path | None, typer.Option(help="File with a password, or with a bearer token.")
+    dicomweb: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the DICOMweb server that has the study, such as "
+            "http://127.0.0.1:8042/dicom-web; COVID_XRAY_DICOMWEB_URL where not given."
+        ),
     ] = None,
     no_store: Annotated[
         bool, typer.Option("--no-store", "--dry-run", help="Store no results.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
 ) -> None:
-    """Analyse a study's chest X-rays, and store a report and an overlay of each beside it.
+    """Analyse a study's chest X-rays, and store a report and an overlay of each beside them.
 
-    Exits with 1 where an image has no answer, and with 3 where results are not stored. What is no
-    frontal chest X-ray is passed over.
+    The server's credentials come from COVID_XRAY_DICOMWEB_USER and _SECRET_FILE; to another server
+    than COVID_XRAY_DICOMWEB_URL they are not sent. What is no frontal chest X-ray is passed over.
+    Exits with 1 where an X-ray has no answer, and with 3 where results are not stored.
     """
     configure_logging("warning", "console")
-    if user and not credentials_file:
-        raise typer.BadParameter(
-            "Expected --credentials-file with it; received none.", param_hint="--user"
-        )
-    credentials = Credentials(credentials_file, user) if credentials_file else None
-    lines = Analysis.as_json if as_json else Analysis.as_row
-    work = _analyse(dicomweb, credentials, (study, series), lines, store=not no_store)
+    settings = load_settings()
+    server = _open_archive(settings, dicomweb)
+    write = Analysis.as_json if as_json else Analysis.as_row
+    work = _analyse(settings, server, (study, series), write, store=not no_store)
     raise typer.Exit(asyncio.run(work))
 
 
@@ -187,22 +186,34 @@ async def _predict(
     return all(reading.prediction for reading in readings)
 
 
+def _open_archive(settings: Settings, address: str | None) -> "DicomWebServer":
+    """Open the server at an address, or the one of the settings."""
+    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second
+
+    url = address or settings.dicomweb_url
+    if not url:
+        raise typer.BadParameter(
+            "Expected it, or COVID_XRAY_DICOMWEB_URL; received neither.", param_hint="--dicomweb"
+        )
+    credentials = None
+    if settings.dicomweb_secret_file and settings.dicomweb_url in {None, url}:
+        credentials = Credentials(settings.dicomweb_secret_file, settings.dicomweb_user)
+    return DicomWebServer(url, credentials, settings.dicomweb_timeout_s, settings.max_upload_bytes)
+
+
 async def _analyse(
-    address: str,
-    credentials: Credentials | None,
+    settings: Settings,
+    server: "DicomWebServer",
     uids: tuple[str, str | None],
     write: Callable[[Analysis], str],
     *,
     store: bool,
 ) -> int:
     """Analyse a study, print what came of each image, and give the exit code."""
-    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second
-
-    settings = load_settings()
-    server = DicomWebServer(address, credentials, max_bytes=settings.max_upload_bytes)
     done = []
+    images = server.find_images(*uids)
     async with open_service(settings) as service:
-        async for analysis in analyse_study(server, service, *uids, store=store):
+        async for analysis in analyse_all(images, server, service, store=store):
             done.append(analysis)
             typer.echo(write(analysis))
     return _judge(done)
@@ -214,8 +225,8 @@ def _judge(done: Sequence[Analysis]) -> int:
     unanswered = sum(each.prediction is None and not each.is_none_of_ours for each in done)
     if lost:
         typer.echo(
-            f"covid-xray: Expected the results of {len(done)} images to be stored; received those "
-            f"of {lost} back. They are kept nowhere: run this again.",
+            f"covid-xray: Expected the server to store all results; received a refusal, or nothing, "
+            f"for {lost} of {len(done)} images. Their results are kept nowhere: run this again.",
             err=True,
         )
         return NOT_STORED

@@ -4,11 +4,11 @@ It waits for answers: whoever has other things to do calls it in a thread. What 
 not repeated to anybody but for a status and failure reasons, since it may be of a patient.
 """
 
+import contextlib
 import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,8 @@ from app.reports.device import MANUFACTURER, OVERLAY_SERIES
 
 MAX_INSTANCES = 1000
 """Images of one study that are looked at."""
+
+_ANSWER = "an answer of the DICOMweb server"
 
 _JSON = "application/dicom+json"
 _DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -141,7 +143,7 @@ class DicomWebServer:
             raise DicomWebRefused("one instance", f"{len(parts)}")
         return bytes(parts[0])
 
-    @contextmanager
+    @contextlib.contextmanager
     def _open(self, accept: str, most: int) -> Iterator[DICOMwebClient]:
         """Open a connection; what goes wrong with it is told in our errors.
 
@@ -149,15 +151,15 @@ class DicomWebServer:
             accept: Media type of answers.
             most: Bytes of an answer.
         """
-        deadline_s = _SLOWEST * self._timeout_s
+        bound = _Bound(most, _SLOWEST * self._timeout_s)
         try:
-            with requests.Session() as session:
+            with requests.Session() as session, contextlib.closing(bound):
                 session.auth = _Request(accept, self._credentials)
                 session.max_redirects = 0  # followed, a POST would become a GET that stores nothing
                 client = DICOMwebClient(
                     self._url,
                     session,
-                    callback=_Bound(most, deadline_s),
+                    callback=bound,
                     chunk_size=2**20,
                     timeout=self._timeout_s,
                 )
@@ -170,16 +172,13 @@ class DicomWebServer:
         except requests.HTTPError as error:
             raise _of_status(error) from error
         except requests.TooManyRedirects as error:
-            raise DicomWebUnavailable("an answer of a DICOMweb server", "a redirect") from error
+            raise DicomWebUnavailable(_ANSWER, "a redirect") from error
         except requests.Timeout as error:
-            received = f"none in {self._timeout_s:g} s"
-            raise DicomWebUnavailable("an answer of a DICOMweb server", received) from error
+            raise DicomWebUnavailable(_ANSWER, f"none in {self._timeout_s:g} s") from error
         except requests.ConnectionError as error:
-            raise DicomWebUnavailable("a DICOMweb server to connect to", "none") from error
+            raise DicomWebUnavailable(_ANSWER, "no connection, or a broken one") from error
         except Exception as error:  # what answers may be any server, and its answer anything
-            raise DicomWebUnavailable(
-                "an answer of a DICOMweb server", "one that cannot be read"
-            ) from error
+            raise DicomWebUnavailable(_ANSWER, "one that cannot be read") from error
 
 
 class _Request(requests.auth.AuthBase):
@@ -198,7 +197,7 @@ class _Request(requests.auth.AuthBase):
 
 
 class _Bound:
-    """Counts an answer's bytes while they arrive.
+    """Counts an answer's bytes while they arrive, and closes it.
 
     Args:
         most: Bytes.
@@ -208,8 +207,15 @@ class _Bound:
     def __init__(self, most: int, within_s: float) -> None:
         self._most = most
         self._within_s = within_s
+        self._responses: list[requests.Response] = []
+
+    def close(self) -> None:
+        """Close what was not read to its end."""
+        for response in self._responses:
+            response.close()
 
     def __call__(self, response: requests.Response, **_: object) -> None:
+        self._responses.append(response)
         response.raw = _Counted(response.raw, self._most, time.monotonic() + self._within_s)
         # dicomweb-client overlooks JSON that has a charset.
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -226,9 +232,9 @@ class _Counted:
         self._deadline = deadline
 
     def stream(self, size: int, *, decode_content: bool) -> Iterator[bytes]:
-        """Give it in pieces."""
+        """Give it in pieces, each as soon as it is there."""
         got = 0
-        for piece in self._raw.stream(size, decode_content=decode_content):
+        while piece := self._raw.read1(size, decode_content=decode_content):
             got += len(piece)
             if got > self._most:
                 raise DicomWebRefused(f"an answer of at most {self._most} bytes", "more")
@@ -308,7 +314,7 @@ def _check_stored(answer: pydicom.Dataset, wanted: set[str]) -> None:
     if reasons:
         told = ", ".join(f"0x{reason:04X}" for reason in sorted(reasons))
         kind = DicomWebUnavailable if reasons <= set(_OUT_OF_RESOURCES) else DicomWebRefused
-        raise kind("a DICOMweb server to store all instances", f"failure reason {told}")
+        raise kind("the DICOMweb server to store all instances", f"failure reason {told}")
     stored = {
         str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence", [])
     }
@@ -323,4 +329,4 @@ def _of_status(error: requests.HTTPError) -> DicomWebError:
     response: Any = error.response
     status = response.status_code
     kind = DicomWebUnavailable if status in _LATER or status >= _SERVER_ERRORS else DicomWebRefused
-    return kind("a DICOMweb server to do what it is asked", f"status {status}")
+    return kind("the DICOMweb server to do what it is asked", f"status {status}")

@@ -1,9 +1,9 @@
-"""A study of a DICOMweb server: its chest X-rays are fetched, analysed here, and results stored."""
+"""Chest X-rays of a DICOMweb server: fetched, analysed here, and their results stored there."""
 
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from app.schemas import PredictionSchema
 from app.service import Finding, InferenceService, Prediction
 
 if TYPE_CHECKING:  # it takes a second to import
-    from app.dicomweb.server import DicomWebServer
+    from app.dicomweb.server import DicomWebServer, Instance
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before each further try to store results."""
@@ -73,29 +73,24 @@ class Analysis:
         return f"{label:<10} {positive:>6}  {self.uid}  {' '.join(remarks)}".rstrip()
 
 
-async def analyse_study(  # noqa: PLR0913 -- all of them are the caller's to choose
+async def analyse_all(
+    images: Iterable["Instance"],
     server: "DicomWebServer",
     service: InferenceService,
-    study: str,
-    series: str | None = None,
     *,
     store: bool,
     waits_s: Sequence[float] = WAITS_S,
 ) -> AsyncIterator[Analysis]:
-    """Analyse the X-rays of a study, one after another; one image's failure is its own.
+    """Analyse images of a server, one after another; one image's failure is its own.
 
     Args:
-        server: Has the study, and gets a Structured Report and a Secondary Capture of each image.
+        images: What `server` has found.
+        server: Has them, and gets a Structured Report and a Secondary Capture of each.
         service: Analyses.
-        study: Study instance UID.
-        series: Series instance UID, where only one is meant.
         store: Whether results go anywhere.
         waits_s: Seconds before each further try to store.
-
-    Raises:
-        DicomWebError: The server does not tell what is in the study.
     """
-    for image in await asyncio.to_thread(server.find_images, study, series):
+    for image in images:
         try:
             data = await asyncio.to_thread(server.retrieve, image)
             prediction, results = await service.report(data, math.inf, _write)
