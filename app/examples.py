@@ -62,6 +62,7 @@ _ON_STORE: tuple[CovidXrayError, ...] = (
     MalformedRequest(f"a boundary in {_STOW}", "none"),
     MalformedRequest(f"a well-formed {_STOW}", "another body"),
     MalformedRequest(f"a whole {_STOW}", "a truncated one"),
+    MalformedRequest(f"at least one part in {_STOW}", "none"),
     MalformedRequest("a valid study", "another value"),
     NotAcceptable("an Accept of one of application/dicom+json, application/json", "none of them"),
     UploadStalled("a body without pauses of 10 s", "one"),

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.dicomweb.delivery import Delivery
+from app.dicomweb.outbox import Outbox
 from app.dicomweb.routes import make_router
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
@@ -221,10 +222,12 @@ async def is_alive() -> AliveSchema:
 
 
 @health.get("/ready", responses=problems(503))
-async def is_ready(service: Service) -> ReadySchema:
+async def is_ready(request: Request, service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     manifest = service.check_ready()
-    return ReadySchema(name=manifest.name, version=manifest.version)
+    outbox: Outbox | None = request.app.state.outbox
+    waiting = outbox.state.items if outbox else None
+    return ReadySchema(name=manifest.name, version=manifest.version, waiting_results=waiting)
 
 
 def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delivery) -> None:

@@ -251,3 +251,9 @@ class ReadySchema(_Schema):
     status: Literal["ready"] = "ready"
     name: str = Field(examples=["covid19-resnet50"])
     version: int = Field(examples=[1])
+    waiting_results: int | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="That the DICOMweb server has not got yet, and that an end of the process "
+        "would lose; only where there is such a server.",
+    )

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -286,3 +286,26 @@ class FakeWeb:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class FakeDestination:
+    """A DICOMweb server that keeps what it gets, or says what went wrong.
+
+    Attributes:
+        stored: What came, in order.
+        errors: Raised, one for each delivery, before anything is kept.
+    """
+
+    def __init__(self, *errors: Exception) -> None:
+        self.stored: list[tuple[bytes, ...]] = []
+        self.errors = list(errors)
+        self.asked = 0
+        self.may_answer = Event()
+        self.may_answer.set()
+
+    def store(self, instances: Sequence[bytes]) -> None:
+        self.asked += 1
+        self.may_answer.wait(30)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.stored.append(tuple(instances))

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "terminal": {"reading"},
     "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
-    "metrics": {"errors", "registry", "service"},
+    "metrics": {"dicomweb", "errors", "registry", "service"},
     "logs": {"errors"},
     "tracing": {"errors"},
     "examples": {"errors", "schemas"},

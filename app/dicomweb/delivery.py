@@ -13,22 +13,14 @@ from app.dicomweb.outbox import Outbox, OutboxLimits
 class Delivery(Protocol):
     """What the operator chose; `app.settings` tells what each means."""
 
-    @property
-    def dicomweb_url(self) -> str | None: ...  # noqa: D102 -- see above
-    @property
-    def dicomweb_user(self) -> str | None: ...  # noqa: D102 -- see above
-    @property
-    def dicomweb_secret_file(self) -> Path | None: ...  # noqa: D102 -- see above
-    @property
-    def dicomweb_timeout_s(self) -> float: ...  # noqa: D102 -- see above
-    @property
-    def outbox_items(self) -> int: ...  # noqa: D102 -- see above
-    @property
-    def outbox_bytes(self) -> int: ...  # noqa: D102 -- see above
-    @property
-    def outbox_age_s(self) -> float: ...  # noqa: D102 -- see above
-    @property
-    def outbox_close_s(self) -> float: ...  # noqa: D102 -- see above
+    dicomweb_url: str | None
+    dicomweb_user: str | None
+    dicomweb_secret_file: Path | None
+    dicomweb_timeout_s: float
+    outbox_items: int
+    outbox_bytes: int
+    outbox_age_s: float
+    outbox_close_s: float
 
 
 @asynccontextmanager
@@ -39,7 +31,7 @@ async def open_outbox(chosen: Delivery) -> AsyncIterator[Outbox | None]:
         CredentialsInvalid: What is secret cannot be read.
         DicomWebUnavailable: The URL is not one.
     """
-    outbox = _make(chosen)
+    outbox = await asyncio.to_thread(_make, chosen)
     if outbox is None:
         yield None
         return
@@ -53,12 +45,14 @@ async def open_outbox(chosen: Delivery) -> AsyncIterator[Outbox | None]:
 def _make(chosen: Delivery) -> Outbox | None:
     if chosen.dicomweb_url is None:
         return None
-    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second to import
-
     credentials = None
     if chosen.dicomweb_secret_file:
         credentials = Credentials(chosen.dicomweb_secret_file, chosen.dicomweb_user)
         credentials.authorization()  # a mistake ends the start, and not the first delivery
+    # They take seconds to import, and the first image is not to wait for what writes its reports.
+    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415
+    from app.reports import secondary_capture, sr  # noqa: F401, PLC0415
+
     server = DicomWebServer(chosen.dicomweb_url, credentials, chosen.dicomweb_timeout_s)
     limits = OutboxLimits(
         items=chosen.outbox_items,

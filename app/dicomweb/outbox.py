@@ -174,6 +174,8 @@ class Outbox:
         if self._thread.ident is not None:
             self._thread.join(self._limits.close_s)
         with self._changed:
+            if self._items:
+                _log.error("%d result(s) could not be sent in time.", len(self._items))
             for item in self._items.values():
                 _log.error("The result of prediction %s was not sent, and is lost.", item.name)
 

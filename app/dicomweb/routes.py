@@ -108,7 +108,7 @@ _ANALYSED = _answers(
     s409="None was: the answer says why.",
 )
 
-studies = APIRouter()
+studies = APIRouter(prefix="/dicomweb", tags=["dicomweb"], responses=problems(401))
 
 
 @studies.post(
@@ -152,9 +152,7 @@ def make_router(delivery: Delivery) -> APIRouter:
         async with open_outbox(delivery) as app.state.outbox:
             yield
 
-    router = APIRouter(
-        prefix="/dicomweb", tags=["dicomweb"], responses=problems(401), lifespan=lifespan
-    )
+    router = APIRouter(lifespan=lifespan)
     router.include_router(studies)
     return router
 
