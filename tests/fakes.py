@@ -244,6 +244,29 @@ def dicom_header(**attributes: object) -> Dataset:
     return header
 
 
+class FakeDestination:
+    """A DICOMweb server that keeps what it gets, or says what went wrong.
+
+    Attributes:
+        stored: What came, in order.
+        errors: Raised, one for each delivery, before anything is kept.
+    """
+
+    def __init__(self, *errors: Exception) -> None:
+        self.stored: list[tuple[bytes, ...]] = []
+        self.errors = list(errors)
+        self.asked = 0
+        self.may_answer = Event()
+        self.may_answer.set()
+
+    def store(self, instances: Sequence[bytes]) -> None:
+        self.asked += 1
+        self.may_answer.wait(30)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.stored.append(tuple(instances))
+
+
 Answer = tuple[int, dict[str, str], Iterable[bytes]]
 """Status, headers, and the pieces of a body."""
 
@@ -286,26 +309,3 @@ class FakeWeb:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-class FakeDestination:
-    """A DICOMweb server that keeps what it gets, or says what went wrong.
-
-    Attributes:
-        stored: What came, in order.
-        errors: Raised, one for each delivery, before anything is kept.
-    """
-
-    def __init__(self, *errors: Exception) -> None:
-        self.stored: list[tuple[bytes, ...]] = []
-        self.errors = list(errors)
-        self.asked = 0
-        self.may_answer = Event()
-        self.may_answer.set()
-
-    def store(self, instances: Sequence[bytes]) -> None:
-        self.asked += 1
-        self.may_answer.wait(30)
-        if self.errors:
-            raise self.errors.pop(0)
-        self.stored.append(tuple(instances))

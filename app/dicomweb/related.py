@@ -17,7 +17,7 @@ RELATED = "multipart/related"
 DICOM = "application/dicom"
 WANTED = f'{RELATED}; type="{DICOM}"'
 
-_DEFLATED_NAMES = {b"content-encoding", b"content-transfer-encoding"}
+_ENCODING_HEADERS = {b"content-encoding", b"content-transfer-encoding"}
 _PLAIN = {b"", b"identity", b"binary", b"8bit"}
 
 
@@ -112,7 +112,7 @@ class _Parts:
         value = bytes(self._value).split(b";")[0].strip().lower()
         if name == b"content-type" and value != DICOM.encode():
             raise UnsupportedImageType(f"parts of {DICOM}", "a part of another type")
-        if name in _DEFLATED_NAMES and value not in _PLAIN:
+        if name in _ENCODING_HEADERS and value not in _PLAIN:
             raise UnsupportedImageType("parts as they are", "one in another encoding")
 
     def _end(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, uid
 
 from app.dicomweb.outbox import Outbox, OutboxLimits
+from app.dicomweb.related import read_related
+from app.errors import InputError, MalformedRequest, UnsupportedImageType
 from app.examples import STORED
 from app.logs import make_formatter
 from app.security import key_line, new_key
 from tests.app.calls import Body, Leaver, Open, check_problem, related
-from tests.app.dicoms import INSTANCE, STUDY, dicom, ramp
+from tests.app.dicoms import INSTANCE, STUDY, compressed, dicom, ramp
 from tests.app.test_dicom_http import SHOWN
 from tests.app.test_examples import examples
 from tests.fakes import FakeDestination, FakeEngine, gray_png
@@ -89,6 +92,14 @@ async def test_what_is_no_frontal_chest_xray_fails_alone(client: httpx.AsyncClie
     counted = (await client.get("/metrics")).text
     assert 'covid_xray_refusals_total{code="not-a-chest-radiograph"} 1.0' in counted
     assert "FailedSOPSequence" in module(await stow(client, LATERAL), 409)
+
+
+async def test_a_film_in_a_syntax_that_is_not_read_fails_for_that(
+    client: httpx.AsyncClient,
+) -> None:
+    film = compressed(ramp(8), uid.MPEG2MPML, b"film")
+    (failed,) = module(await stow(client, film), 409).FailedSOPSequence
+    assert failed.FailureReason == 0xC122
 
 
 async def test_an_instance_of_another_study_than_the_paths_fails(
@@ -349,6 +360,35 @@ async def test_a_hostile_body_gets_a_4xx(
             headers = {"content-type": content_type} if content_type else {}
             answer = await client.post(STUDIES, content=Body(body, 777), headers=headers)
             assert answer.status_code == status, answer.text
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """Change, take out or put in some bytes, where they matter."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 5))):
+        at = chance.randrange(len(changed))
+        if chance.random() < 0.5:
+            changed[at] = chance.choice((*b"\0\r\n:- ;=", chance.randrange(256)))
+        elif chance.random() < 0.5:
+            del changed[at : at + chance.randrange(1, 9)]
+        else:
+            changed[at:at] = chance.choice((b"--limit", b"\r\n", b"--", chance.randbytes(5)))
+    return bytes(changed)
+
+
+async def test_mutated_bodies_are_files_or_an_error_of_the_sender() -> None:
+    chance = random.Random(0)  # noqa: S311 -- no secret
+    body, headers = related(b"one\r\n--limi", b"DICM" * 9, b"")
+    came = set()
+    for _ in range(1000):
+        kind = mutate(headers["content-type"].encode(), chance).decode("latin-1")
+        content_type = chance.choice((headers["content-type"], kind))
+        sent = Body(mutate(body, chance), chance.choice((1, 3, 50, 500)))
+        try:
+            came.add(type(await read_related(aiter(sent), content_type, 4)))
+        except InputError as error:
+            came.add(type(error))
+    assert came == {list, MalformedRequest, UnsupportedImageType}
 
 
 async def test_a_body_is_counted_while_it_arrives(opened: Open) -> None:
