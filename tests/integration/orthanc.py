@@ -142,7 +142,7 @@ class Orthanc:
         jobs = self.client.get("/jobs", params={"expand": ""}).raise_for_status().json()
         return [job["State"] for job in jobs if job["Type"] == "DicomWebStowClient"]
 
-    def wait_for(self, look: Callable[[], T], what: str) -> T:
+    def wait_for(self, look: Callable[[], T | None], what: str) -> T:
         """Look until something true is seen."""
         until = time.monotonic() + WITHIN_S
         while time.monotonic() < until:

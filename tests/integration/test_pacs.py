@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTATION = (ROOT / "docs" / "pacs.md").read_text(encoding="utf-8")
 SAMPLES = ROOT.parent / "shared" / "samples"
 ACCEPTANCE = "enforce" if SAMPLES.is_dir() else "warn"  # a drawn chest is none to the model
-FILM = {"Modality": "OT", "SOPClassUID": SecondaryCaptureImageStorage}
+FILM: dict[str, Any] = {"Modality": "OT", "SOPClassUID": SecondaryCaptureImageStorage}
 """What is digitised comes so, and is not routed to the service."""
 COMMAND = [sys.executable, "-c", "from app.cli import main; main()", "analyse"]
 PREFIX = "1.2.826.0.1.3680043.8.498"
@@ -91,7 +92,7 @@ def read_pixels() -> NDArray[np.uint8]:
     return np.asarray(Image.open(samples[0]).convert("L")) if samples else phantom()[..., 0]
 
 
-def write_xray(folder: Path, study: str, series: int = 1, **elements: object) -> Path:
+def write_xray(folder: Path, study: str, series: int = 1, **elements: Any) -> Path:
     """Write a DICOM file with a frontal chest X-ray."""
     attributes = {
         "StudyInstanceUID": study,
