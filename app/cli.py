@@ -225,8 +225,9 @@ def _judge(done: Sequence[Analysis]) -> int:
     unanswered = sum(each.prediction is None and not each.is_none_of_ours for each in done)
     if lost:
         typer.echo(
-            f"covid-xray: Expected the server to store all results; received a refusal, or nothing, "
-            f"for {lost} of {len(done)} images. Their results are kept nowhere: run this again.",
+            f"covid-xray: Expected the server to store all results; received a refusal, or "
+            f"nothing, for {lost} of {len(done)} images. Their results are kept nowhere: "
+            "run this again.",
             err=True,
         )
         return NOT_STORED

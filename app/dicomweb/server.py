@@ -175,6 +175,8 @@ class DicomWebServer:
             raise DicomWebUnavailable(_ANSWER, "a redirect") from error
         except requests.Timeout as error:
             raise DicomWebUnavailable(_ANSWER, f"none in {self._timeout_s:g} s") from error
+        except requests.exceptions.SSLError as error:
+            raise DicomWebUnavailable(_ANSWER, "a certificate that is not trusted") from error
         except requests.ConnectionError as error:
             raise DicomWebUnavailable(_ANSWER, "no connection, or a broken one") from error
         except Exception as error:  # what answers may be any server, and its answer anything

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -182,7 +183,7 @@ def run(
     return run
 
 
-def image(**elements: object) -> Answer:
+def image(**elements: Any) -> Answer:
     part = b"--b\r\n\r\n%b\r\n--b--" % dicom(**elements)
     return 200, {"Content-Type": "multipart/related; boundary=b"}, [part]
 

@@ -39,9 +39,9 @@ class Orthanc:
         if not shutil.which("storescu"):
             pytest.skip("storescu of dcmtk is not installed")
         self._folder = folder
-        self._environment = {"COVID_XRAY_URL": service, "COVID_XRAY_API_KEY": key}
+        self._environment = {"ORTHANC_COVID_XRAY_URL": service, "ORTHANC_COVID_XRAY_API_KEY": key}
         self._http_port = free_port()
-        self._dicom_port = 0
+        self.dicom_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "log"
         self.url = f"http://127.0.0.1:{self._http_port}/dicom-web"
@@ -59,7 +59,7 @@ class Orthanc:
 
     def start(self) -> None:
         """Start it, with what it had when it was stopped."""
-        self._dicom_port = free_port()  # a new one: Orthanc cannot listen on the last one at once
+        self.dicom_port = free_port()  # a new one: Orthanc cannot listen on the last one at once
         settings = self._folder / "etc"
         settings.mkdir(exist_ok=True)
         shutil.copy(DEPLOYED / "dicomweb.json", settings)
@@ -79,7 +79,7 @@ class Orthanc:
             "StorageDirectory": str(self._folder / "db"),
             "IndexDirectory": str(self._folder / "db"),
             "HttpPort": self._http_port,
-            "DicomPort": self._dicom_port,
+            "DicomPort": self.dicom_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": True,
             "RegisteredUsers": {USER: PASSWORD},
@@ -110,7 +110,7 @@ class Orthanc:
 
     def send(self, *files: Path) -> None:
         """Send files to it as a modality does (C-STORE)."""
-        command = ["storescu", "127.0.0.1", str(self._dicom_port), *map(str, files)]
+        command = ["storescu", "127.0.0.1", str(self.dicom_port), *map(str, files)]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
 
     def series(self, study: str) -> dict[str, list[str]]:
@@ -142,7 +142,7 @@ class Orthanc:
         jobs = self.client.get("/jobs", params={"expand": ""}).raise_for_status().json()
         return [job["State"] for job in jobs if job["Type"] == "DicomWebStowClient"]
 
-    def wait_for(self, look: Callable[[], T], what: str) -> T:
+    def wait_for(self, look: Callable[[], T | None], what: str) -> T:
         """Look until something true is seen."""
         until = time.monotonic() + WITHIN_S
         while time.monotonic() < until:

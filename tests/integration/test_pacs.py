@@ -4,12 +4,14 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -29,13 +31,14 @@ from tests.integration.orthanc import PASSWORD, USER, Orthanc
 from tests.integration.server import Server, free_port
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTATION = (ROOT / "docs" / "pacs.md").read_text(encoding="utf-8")
 SAMPLES = ROOT.parent / "shared" / "samples"
 ACCEPTANCE = "enforce" if SAMPLES.is_dir() else "warn"  # a drawn chest is none to the model
-FILM = {"Modality": "OT", "SOPClassUID": SecondaryCaptureImageStorage}
+FILM: dict[str, Any] = {"Modality": "OT", "SOPClassUID": SecondaryCaptureImageStorage}
 """What is digitised comes so, and is not routed to the service."""
 COMMAND = [sys.executable, "-c", "from app.cli import main; main()", "analyse"]
 PREFIX = "1.2.826.0.1.3680043.8.498"
-EARLY, ROUTED, LATER, PULLED, KEPT = (f"{PREFIX}.{number}" for number in range(1, 6))
+ROUTED, EARLY, LATER, PULLED, KEPT = (f"{PREFIX}.{number}" for number in range(1, 6))
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def read_pixels() -> NDArray[np.uint8]:
     return np.asarray(Image.open(samples[0]).convert("L")) if samples else phantom()[..., 0]
 
 
-def write_xray(folder: Path, study: str, series: int = 1, **elements: object) -> Path:
+def write_xray(folder: Path, study: str, series: int = 1, **elements: Any) -> Path:
     """Write a DICOM file with a frontal chest X-ray."""
     attributes = {
         "StudyInstanceUID": study,
@@ -103,6 +106,25 @@ def write_xray(folder: Path, study: str, series: int = 1, **elements: object) ->
     path = folder / f"{study}.{series}.dcm"
     path.write_bytes(dicom(read_pixels(), **attributes))
     return path
+
+
+def run_example(pacs: Pacs, beginning: str, **replaced: str) -> str:
+    """Run an example of docs/pacs.md with this Orthanc, and give what it prints."""
+    examples = re.findall(r"^```sh\n(.*?)^```$", DOCUMENTATION, re.MULTILINE | re.DOTALL)
+    (example,) = (each for each in examples if each.startswith(beginning))
+    changes = {
+        "http://127.0.0.1:8042": str(pacs.orthanc.client.base_url).rstrip("/"),
+        "4242": str(pacs.orthanc.dicom_port),
+        "curl ": f"curl --user {USER}:{PASSWORD} ",
+        **replaced,
+    }
+    for old, new in changes.items():
+        example = example.replace(old, new)
+    command = ["/bin/bash", "-euo", "pipefail", "-c", example]
+    done = subprocess.run(
+        command, cwd=pacs.folder, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
 
 
 def analyse(pacs: Pacs, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -129,8 +151,8 @@ def analyse(pacs: Pacs, *options: str, **settings: str) -> subprocess.CompletedP
 def test_an_xray_that_is_sent_to_the_pacs_gets_a_report_and_an_overlay_beside_it(
     pacs: Pacs,
 ) -> None:
-    path = write_xray(pacs.folder, ROUTED)
-    pacs.orthanc.send(path)
+    path = write_xray(pacs.folder, ROUTED, StudyDate="20260131").rename(pacs.folder / "xray.dcm")
+    run_example(pacs, "study=")
     found = pacs.orthanc.wait_for_results(ROUTED)
     assert {modality: len(uids) for modality, uids in found.items()} == {"DX": 1, "SR": 1, "OT": 1}
     source = pydicom.dcmread(path)
@@ -144,6 +166,15 @@ def test_an_xray_that_is_sent_to_the_pacs_gets_a_report_and_an_overlay_beside_it
         assert result.AccessionNumber == source.AccessionNumber
     assert overlay.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert overlay.pixel_array.shape[0] > source.Rows * 0.9
+    assert sorted(run_example(pacs, "study=").splitlines()) == [
+        "DX",
+        "OT COVID-19 heatmap (research)",
+        "SR COVID-19 prediction (research)",
+    ]
+    assert run_example(pacs, "export", **{"covid-xray analyse --study": "echo"}).split() == [
+        "1.2.826.0.1.3680043.8.498.1",
+        ROUTED,
+    ]
     printed = pacs.orthanc.dump(found["SR"][0])
     assert "Probability of COVID-19" in printed
     assert "Research software, no medical device" in printed
