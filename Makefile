@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock audit test-container clean
+.PHONY: help serve test test-integration check format lock audit test-container clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -26,6 +26,9 @@ serve: $(SERVING) ## Install what serving needs and serve the shipped release on
 
 test: $(EVERYTHING) ## Install everything and run all tests.
 	$(RUN) pytest
+
+test-integration: $(EVERYTHING) ## Of all tests, those with real processes: servers, a browser, a PACS.
+	$(RUN) pytest tests/integration
 
 check: $(EVERYTHING) ## Check format, lint and types.
 	$(RUN) ruff format --check .

@@ -1,16 +1,19 @@
-"""`covid-xray serve`, `predict FILES...`, `verify PATH` and `key`."""
+"""`covid-xray serve`, `predict FILES...`, `analyse --study UID`, `verify PATH` and `key`."""
 
 import asyncio
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import server
+from app.dicomweb.destination import Credentials
+from app.dicomweb.study import Analysis, analyse_all
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
@@ -20,8 +23,14 @@ from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, re
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
 from app.security import key_line, new_key
-from app.settings import SettingsInvalid, load_settings
+from app.settings import Settings, SettingsInvalid, load_settings
 from app.terminal import print_table, progress
+
+if TYPE_CHECKING:  # it takes a second to import
+    from app.dicomweb.server import DicomWebServer
+
+NOT_STORED = 3
+"""Exit code of `analyse` where results are lost."""
 
 cli = typer.Typer(
     help="COVID-19 / Normal on frontal chest X-rays. Research software, no medical device. "
@@ -39,6 +48,13 @@ def main() -> None:
     except (CovidXrayError, SettingsInvalid) as error:
         typer.echo(f"covid-xray: {error}", err=True)
         sys.exit(1)
+
+
+def _check_uid(value: str | None) -> str | None:
+    """Refuse what is no UID (PS3.5, 9.1), before a server is asked for it."""
+    if value is not None and not re.fullmatch(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", value):
+        raise typer.BadParameter("Expected a UID such as 1.2.840.113619.2; received another text.")
+    return value
 
 
 @cli.command()
@@ -78,6 +94,39 @@ def predict(
         )
     if not asyncio.run(_predict(find_files(files), server, api_key_file, as_json=as_json)):
         raise typer.Exit(1)
+
+
+@cli.command()
+def analyse(
+    *,
+    study: Annotated[str, typer.Option(help="Study instance UID.", callback=_check_uid)],
+    series: Annotated[
+        str | None, typer.Option(help="Only this series instance UID.", callback=_check_uid)
+    ] = None,
+    dicomweb: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the DICOMweb server that has the study, such as "
+            "http://127.0.0.1:8042/dicom-web; COVID_XRAY_DICOMWEB_URL where not given."
+        ),
+    ] = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", "--dry-run", help="Store no results.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
+) -> None:
+    """Analyse a study's chest X-rays, and store a report and an overlay of each beside them.
+
+    The server's credentials come from COVID_XRAY_DICOMWEB_USER and _SECRET_FILE; to another server
+    than COVID_XRAY_DICOMWEB_URL they are not sent. What is no frontal chest X-ray is passed over.
+    Exits with 1 where an X-ray has no answer, and with 3 where results are not stored.
+    """
+    configure_logging("warning", "console")
+    settings = load_settings()
+    server = _open_archive(settings, dicomweb)
+    write = Analysis.as_json if as_json else Analysis.as_row
+    work = _analyse(settings, server, (study, series), write, store=not no_store)
+    raise typer.Exit(asyncio.run(work))
 
 
 @cli.command()
@@ -135,6 +184,61 @@ async def _predict(
     if as_table:
         print_table(readings)
     return all(reading.prediction for reading in readings)
+
+
+def _open_archive(settings: Settings, address: str | None) -> "DicomWebServer":
+    """Open the server at an address, or the one of the settings."""
+    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second
+
+    url = address or settings.dicomweb_url
+    if not url:
+        raise typer.BadParameter(
+            "Expected it, or COVID_XRAY_DICOMWEB_URL; received neither.", param_hint="--dicomweb"
+        )
+    credentials = None
+    if settings.dicomweb_secret_file and settings.dicomweb_url in {None, url}:
+        credentials = Credentials(settings.dicomweb_secret_file, settings.dicomweb_user)
+    return DicomWebServer(url, credentials, settings.dicomweb_timeout_s, settings.max_upload_bytes)
+
+
+async def _analyse(
+    settings: Settings,
+    server: "DicomWebServer",
+    uids: tuple[str, str | None],
+    write: Callable[[Analysis], str],
+    *,
+    store: bool,
+) -> int:
+    """Analyse a study, print what came of each image, and give the exit code."""
+    done = []
+    images = server.find_images(*uids)
+    async with open_service(settings) as service:
+        async for analysis in analyse_all(images, server, service, store=store):
+            done.append(analysis)
+            typer.echo(write(analysis))
+    return _judge(done)
+
+
+def _judge(done: Sequence[Analysis]) -> int:
+    """Give the exit code, and say what is missing where it is not 0."""
+    lost = sum(each.is_lost for each in done)
+    unanswered = sum(each.prediction is None and not each.is_none_of_ours for each in done)
+    if lost:
+        typer.echo(
+            f"covid-xray: Expected the server to store all results; received a refusal, or "
+            f"nothing, for {lost} of {len(done)} images. Their results are kept nowhere: "
+            "run this again.",
+            err=True,
+        )
+        return NOT_STORED
+    if unanswered or not any(each.prediction for each in done):
+        typer.echo(
+            "covid-xray: Expected an answer for each chest X-ray; received none for "
+            f"{unanswered or 'any'} of {len(done)} images.",
+            err=True,
+        )
+        return 1
+    return 0
 
 
 @asynccontextmanager

@@ -11,6 +11,8 @@ CovidXrayError
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
+│   │   └── UnsupportedSyntax     unsupported-image           a DICOM transfer syntax
+│   ├── OtherStudy                other-study                 an instance of another study
 │   └── NotAChestRadiograph       not-a-chest-radiograph
 ├── ReleaseError                  the operator can mend it
 │   ├── ReleaseNotFound           release-not-found
@@ -18,15 +20,20 @@ CovidXrayError
 │   └── ReleaseInvalid            release-invalid
 ├── AccessError                   the operator can mend it
 │   ├── KeysInvalid               keys-invalid
+│   ├── CredentialsInvalid        credentials-invalid         for a DICOMweb server
 │   └── AnonymousAccess           anonymous-access            open to a network, without keys
 ├── EngineError
 │   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
 │   └── InferenceFailed           inference-failed
 ├── ClientUnavailable             client-unavailable          no service elsewhere can be asked
+├── DicomWebError                 a DICOMweb server did not do what it was asked
+│   ├── DicomWebUnavailable       dicomweb-unavailable        it may do it later
+│   └── DicomWebRefused           dicomweb-refused            it never will
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
     ├── Overloaded                overloaded                  carries `retry_after_s`
+    │   └── OutboxFull            outbox-full                 of results that wait to be sent
     └── DeadlinePassed            deadline-passed
 """
 
@@ -117,6 +124,17 @@ class UnsupportedImage(InputError):
     title = "The image is of a kind that is not supported"
 
 
+class UnsupportedSyntax(UnsupportedImage):
+    """The file is in a DICOM transfer syntax that the service does not read."""
+
+
+class OtherStudy(InputError):
+    """The DICOM instance belongs to another study than the request is about."""
+
+    code = "other-study"
+    title = "The instance belongs to another study"
+
+
 class NotAChestRadiograph(InputError):
     """The image does not look like a frontal chest X-ray, or its DICOM header says it is none."""
 
@@ -160,6 +178,13 @@ class KeysInvalid(AccessError):
     title = "The API keys are invalid"
 
 
+class CredentialsInvalid(AccessError):
+    """The file with the password or token for a DICOMweb server is not what it must be."""
+
+    code = "credentials-invalid"
+    title = "The credentials are invalid"
+
+
 class AnonymousAccess(AccessError):
     """The service would be open to a network, and nobody said that it should."""
 
@@ -190,6 +215,24 @@ class ClientUnavailable(CovidXrayError):
 
     code = "client-unavailable"
     title = "The service elsewhere cannot be asked"
+
+
+class DicomWebError(CovidXrayError):
+    """A DICOMweb server did not do what it was asked."""
+
+
+class DicomWebUnavailable(DicomWebError):
+    """It does not answer, or not now; the same request may succeed later."""
+
+    code = "dicomweb-unavailable"
+    title = "The DICOMweb server is not available"
+
+
+class DicomWebRefused(DicomWebError):
+    """It answered that it will not, and to ask again would not help."""
+
+    code = "dicomweb-refused"
+    title = "The DICOMweb server refuses"
 
 
 class TracingUnavailable(CovidXrayError):
@@ -223,6 +266,13 @@ class Overloaded(CapacityError):
     def __init__(self, expected: str, received: str, *, retry_after_s: float) -> None:
         super().__init__(expected, received)
         self.retry_after_s = retry_after_s
+
+
+class OutboxFull(Overloaded):
+    """As many results wait for the DICOMweb server as are kept."""
+
+    code = "outbox-full"
+    title = "Too many results wait for the DICOMweb server"
 
 
 class DeadlinePassed(CapacityError):

@@ -4,83 +4,17 @@ The problems are made by the errors that the service raises. A test holds every 
 schema, and those that can be brought about against what the service really answers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from app.errors import (
-    CardNotFound,
-    CovidXrayError,
-    DeadlinePassed,
-    MalformedRequest,
-    NotAcceptable,
-    NotAChestRadiograph,
-    NotReady,
-    Overloaded,
-    PayloadTooLarge,
-    ReleaseNotFound,
-    Unauthorized,
-    UnreadableImage,
-    UnsupportedEncoding,
-    UnsupportedImage,
-    UnsupportedImageType,
-    UploadStalled,
-)
-from app.problems import content_of
+from app.errors import UnsupportedImageType
+from app.problem_examples import problem_examples
 from app.schemas import Problem
 
 Json = dict[str, Any]
 
 _PROBLEM = "application/problem+json"
-
-_UNAUTHORIZED = Unauthorized("an API key of this service", "none")
-_NOT_READY = NotReady("a loaded release", "a service that is starting or stopping")
-
-_ON_UPLOAD: tuple[CovidXrayError, ...] = (
-    _UNAUTHORIZED,
-    MalformedRequest(
-        "multipart/form-data with the field file, or application/dicom", "another content type"
-    ),
-    MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
-    NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
-    UploadStalled("a body without pauses of 10 s", "one"),
-    PayloadTooLarge("a body of at most 67108864 bytes", "more"),
-    UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"),
-    UnreadableImage("an intact PNG file", "a truncated or corrupt PNG"),
-    UnsupportedImage("an image of at least 64 x 64 pixels", "32 x 32"),
-    NotAChestRadiograph(
-        "a frontal chest X-ray, with an acceptance score of at least 0.5",
-        "an image with the score 0.1",
-    ),
-    CovidXrayError("", ""),
-    Overloaded("1 free of 65 places", "0", retry_after_s=1),
-    _NOT_READY,
-    DeadlinePassed("an answer before the request's deadline", "none in time"),
-)
-_ON_TENSORS: tuple[CovidXrayError, ...] = (
-    _UNAUTHORIZED,
-    ReleaseNotFound("the model covid19-resnet50", "another"),
-    ReleaseNotFound("a version that the service lists", "another"),
-    NotReady("version 3, which serves", "2"),
-    _NOT_READY,
-)
-_ON_INFERENCE: tuple[CovidXrayError, ...] = (
-    *_ON_TENSORS[1:-1],
-    MalformedRequest("one input, image or file", "2"),
-    UnsupportedEncoding("a Content-Encoding of gzip, deflate or none", "another"),
-    *(error for error in _ON_UPLOAD if not isinstance(error, MalformedRequest | NotAcceptable)),
-)
-_ON_MODELS: tuple[CovidXrayError, ...] = (
-    _UNAUTHORIZED,
-    MalformedRequest("a valid version", "another value"),
-    ReleaseNotFound("a version that the service lists", "9"),
-    CardNotFound("a MODEL_CARD.md in covid19-resnet50 version 1", "none"),
-    _NOT_READY,
-)
-_ON_HEALTH: tuple[CovidXrayError, ...] = (
-    _NOT_READY,
-    NotReady("a service that takes requests", "a service that is stopping"),
-)
 
 _MODEL: Json = {
     "name": "covid19-resnet50",
@@ -223,8 +157,46 @@ COVID-19 in anybody.
 """
 
 
+_REFERENCE: Json = {
+    "00081150": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.1.1"]},
+    "00081155": {"vr": "UI", "Value": ["2.25.93"]},
+}
+_STORED_ITEM: Json = {**_REFERENCE, "00081190": {"vr": "UR"}}
+
+
 def _example(summary: str, value: object) -> Json:
     return {"summary": summary, "value": value}
+
+
+def _failed(reason: int) -> Json:
+    return {**_REFERENCE, "00081197": {"vr": "US", "Value": [reason]}}
+
+
+STORED: Json = {
+    "analysed": _example(
+        "An instance was analysed",
+        {"00081190": {"vr": "UR"}, "00081199": {"vr": "SQ", "Value": [_STORED_ITEM]}},
+    ),
+    "lateral": _example(
+        "One was, another is a lateral view (A900)",
+        {
+            "00081190": {"vr": "UR"},
+            "00081198": {"vr": "SQ", "Value": [_failed(0xA900)]},
+            "00081199": {"vr": "SQ", "Value": [_STORED_ITEM]},
+        },
+    ),
+    "unnamed": _example(
+        "One has no header that can be read (C000)",
+        {
+            "00081190": {"vr": "UR"},
+            "0008119A": {
+                "vr": "SQ",
+                "Value": [{"00081197": {"vr": "US", "Value": [0xC000]}}],
+            },
+        },
+    ),
+}
+"""Answers to STOW-RS, by name."""
 
 
 def _answers() -> dict[tuple[str, str], Json]:
@@ -285,7 +257,7 @@ def add_examples(document: Json) -> Json:
             for status, response in operation["responses"].items():
                 for media_type, content in response.get("content", {}).items():
                     examples = (
-                        _problems(_errors(path), status, path)
+                        problem_examples(path, status)
                         if media_type == _PROBLEM
                         else answers.get((path, media_type))
                     )
@@ -301,39 +273,3 @@ def documented(describe: Callable[[], Json]) -> Callable[[], Json]:
 
 def _describe(describe: Callable[[], Json]) -> Json:
     return add_examples(describe())
-
-
-def _errors(path: str) -> tuple[CovidXrayError, ...]:
-    if path.startswith(("/health", "/v2/health")):
-        return _ON_HEALTH
-    if path.startswith("/v2"):
-        return _ON_INFERENCE if path.endswith("/infer") else _ON_TENSORS
-    return _ON_MODELS if path.startswith("/v1/models") else _ON_UPLOAD
-
-
-def _problems(errors: Iterable[CovidXrayError], status: str, path: str) -> Json:
-    """Give those with a status, or of a range such as `4XX` those that no status of its own has."""
-    problems = map(Problem.of, errors)
-    found = [each for each in problems if _matches(each.status, status)]
-    return {
-        f"{each.code}-{number}" if number else each.code: _example(
-            each.title, content_of(each, path)
-        )
-        for each, number in zip(found, _numbers(found), strict=True)
-    }
-
-
-def _matches(found: int, status: str) -> bool:
-    if status.endswith("XX"):
-        return str(found)[0] == status[0] and found != _status_of(_UNAUTHORIZED)
-    return str(found) == status
-
-
-def _status_of(error: CovidXrayError) -> int:
-    return Problem.of(error).status
-
-
-def _numbers(problems: list[Problem]) -> list[int]:
-    """Count for each problem how many of the same code come before it."""
-    codes = [each.code for each in problems]
-    return [codes[:at].count(code) for at, code in enumerate(codes)]

@@ -40,8 +40,8 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # These quote the headers of DICOM files; where pydicom is imported, its logger is turned off.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
-    # Below this level they tell bytes of uploads.
-    for name in ("python_multipart", "PIL", "pydicom", "highdicom"):
+    # Below this level they tell bytes of uploads, or the paths that they ask for.
+    for name in ("python_multipart", "PIL", "pydicom", "highdicom", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -48,7 +48,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
         memory_bytes=settings.upload_memory_bytes,
     )
     app.state.uploads = UploadReader(limits)
-    add_routes(app, access.schemes)
+    add_routes(app, access.schemes, settings)
     app.add_middleware(Guard, access=access)
     observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
     return app

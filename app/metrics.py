@@ -16,9 +16,10 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.dicomweb.outbox import Outbox, OutboxState
 from app.errors import CovidXrayError, NotReady
 from app.registry import Serving
 from app.service import InferenceService, Stage
@@ -36,9 +37,14 @@ class Metrics:
 
     Args:
         find_service: Gives the service, or none while it is starting.
+        find_outbox: Gives the outbox, or none where results go nowhere.
     """
 
-    def __init__(self, find_service: Callable[[], InferenceService | None]) -> None:
+    def __init__(
+        self,
+        find_service: Callable[[], InferenceService | None],
+        find_outbox: Callable[[], Outbox | None],
+    ) -> None:
         # They double the series of counters, and nothing asks for them. (It has no types.)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
@@ -92,6 +98,7 @@ class Metrics:
             registry=registry,
         )
         registry.register(_ServiceCollector(find_service))
+        registry.register(_OutboxCollector(find_outbox))
         ProcessCollector(registry=registry)
         self._begin_at_zero()
 
@@ -123,6 +130,33 @@ class _ServiceCollector(Collector):
             yield _release_info(serving)
         if service is not None:
             yield from _places(service)
+
+
+class _OutboxCollector(Collector):
+    """Asks the outbox when Prometheus asks."""
+
+    def __init__(self, find_outbox: Callable[[], Outbox | None]) -> None:
+        self._find_outbox = find_outbox
+
+    def describe(self) -> Iterable[Metric]:
+        """Tell nothing beforehand, as above."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read what waits and what came of the rest; zeros where results go nowhere."""
+        outbox = self._find_outbox()
+        state = outbox.state if outbox else OutboxState()
+        yield _gauge("outbox_results", "Results that wait for the DICOMweb server.", state.items)
+        yield _gauge("outbox_bytes", "Bytes of the results that wait.", state.bytes)
+        yield _gauge("outbox_oldest_seconds", "For which the oldest has waited.", state.oldest_s)
+        yield _count("outbox_sent", "Results that the DICOMweb server has.", state.sent)
+        yield _count("outbox_retries", "Deliveries that failed and are repeated.", state.retries)
+        given_up = CounterMetricFamily(
+            "covid_xray_outbox_given_up", "Results that nobody will get.", labels=["reason"]
+        )
+        for reason, count in state.given_up.items():
+            given_up.add_metric([reason], count)
+        yield given_up
 
 
 def memory_limit(
@@ -179,3 +213,7 @@ def _release_info(serving: Serving) -> Metric:
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(f"covid_xray_{name}", meaning, value=value)
+
+
+def _count(name: str, meaning: str, value: float) -> Metric:
+    return CounterMetricFamily(f"covid_xray_{name}", meaning, value=value)

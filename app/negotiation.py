@@ -1,7 +1,7 @@
 """In which form a prediction is answered: what the client accepts, and what it wants with it."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -108,11 +108,12 @@ def read_form(
     return Form(media_type, frozenset(include), legend)
 
 
-def choose(accept: str) -> str:
-    """Choose from `OFFERS` what a client likes best (RFC 9110, 12.5.1).
+def choose(accept: str, offers: Sequence[str] = OFFERS) -> str:
+    """Choose from what is offered what a client likes best (RFC 9110, 12.5.1).
 
     Args:
         accept: The value of its header; empty for none, which accepts all.
+        offers: Media types; of those that it likes as much, the first is chosen.
 
     Raises:
         NotAcceptable: It likes none of them.
@@ -131,10 +132,10 @@ def choose(accept: str) -> str:
             "media types in Accept, such as application/json", "another value"
         ) from error
     fitting = [each for each in ranges if _is_related_dicom(each)] if ranges else [_ANY]
-    ranked = {offer: mimeparse.quality_and_fitness_parsed(offer, fitting)[0] for offer in OFFERS}
-    best = max(OFFERS, key=lambda offer: ranked[offer])
+    ranked = {offer: mimeparse.quality_and_fitness_parsed(offer, fitting)[0] for offer in offers}
+    best = max(offers, key=lambda offer: ranked[offer])
     if not ranked[best]:
-        raise NotAcceptable(f"an Accept of one of {', '.join(OFFERS)}", "none of them")
+        raise NotAcceptable(f"an Accept of one of {', '.join(offers)}", "none of them")
     return best
 
 

@@ -89,7 +89,9 @@ def observe(app: FastAPI, *, show_metrics: bool) -> None:
     Raises:
         TracingUnavailable: The environment names a collector that nothing here can send to.
     """
-    metrics = Metrics(lambda: getattr(app.state, "service", None))
+    metrics = Metrics(
+        lambda: getattr(app.state, "service", None), lambda: getattr(app.state, "outbox", None)
+    )
     app.state.recorder = MetricsRecorder(metrics)
     if show_metrics:
         _add_metrics_page(app, metrics)

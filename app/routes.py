@@ -13,6 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.dicomweb.delivery import Delivery
+from app.dicomweb.outbox import Outbox
+from app.dicomweb.routes import make_router
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
 from app.inference_protocol.routes import add_inference_protocol
@@ -220,20 +223,24 @@ async def is_alive() -> AliveSchema:
 
 
 @health.get("/ready", responses=problems(503))
-async def is_ready(service: Service) -> ReadySchema:
+async def is_ready(request: Request, service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     manifest = service.check_ready()
-    return ReadySchema(name=manifest.name, version=manifest.version)
+    outbox: Outbox | None = request.app.state.outbox
+    waiting = outbox.state.items if outbox else None
+    return ReadySchema(name=manifest.name, version=manifest.version, waiting_results=waiting)
 
 
-def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
+def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delivery) -> None:
     """Add all routes, and answer every error with a problem.
 
     Args:
         app: What gets them.
         schemes: How a client of `/v1` may say who it is, for the documentation.
+        delivery: Where results of DICOMweb go.
     """
     app.include_router(v1, dependencies=schemes)
+    app.include_router(make_router(delivery), dependencies=schemes)
     app.include_router(health)
     add_inference_protocol(app, schemes)
     add_page(app)

@@ -26,8 +26,10 @@ _STATUS = {
     "not-a-chest-radiograph": HTTPStatus.UNPROCESSABLE_ENTITY,
     "release-not-found": HTTPStatus.NOT_FOUND,
     "card-not-found": HTTPStatus.NOT_FOUND,
+    "other-study": HTTPStatus.CONFLICT,
     "not-ready": HTTPStatus.SERVICE_UNAVAILABLE,
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
+    "outbox-full": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline-passed": HTTPStatus.GATEWAY_TIMEOUT,
 }
 
@@ -250,3 +252,9 @@ class ReadySchema(_Schema):
     status: Literal["ready"] = "ready"
     name: str = Field(examples=["covid19-resnet50"])
     version: int = Field(examples=[1])
+    waiting_results: int | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="That the DICOMweb server has not got yet, and that an end of the process "
+        "would lose; only where there is such a server.",
+    )

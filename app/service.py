@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from app.decision import Acceptance, decide, judge
 from app.engines import Predictions
-from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
+from app.errors import CovidXrayError, NotReady
 from app.imaging import DicomInstance, ImageWarning, Limits, Pixels, Radiograph, decode
 from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
@@ -57,14 +58,6 @@ class Unrecorded:
 
 
 UNRECORDED = Unrecorded()
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """How much the image looks like the X-rays that the release was made for."""
-
-    score: float
-    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +176,7 @@ class InferenceService:
     ) -> None:
         self.registry = registry
         self.scheduler = scheduler
-        self._limits = limits
+        self.limits = limits
         self.recorder = recorder
         self._refuses = acceptance == "enforce"
         self._not_ready: str | None = None
@@ -269,14 +262,20 @@ class InferenceService:
     # From here on everything runs on one of the scheduler's threads.
 
     def _predict(self, place: Place, data: bytes) -> Prediction:
-        return self._find(place, data).prediction
+        return self.find(place, data).prediction
 
     def _report(self, place: Place, data: bytes, write: Callable[[Finding], T]) -> T:
-        finding = self._find(place, data)
+        finding = self.find(place, data)
         place.check()
         return write(finding)
 
-    def _find(self, place: Place, data: bytes) -> Finding:
+    def find(self, place: Place, data: bytes) -> Finding:
+        """Answer for an image on the thread that its place has; raises as `predict` does.
+
+        Args:
+            place: Whose job calls it.
+            data: The file's bytes.
+        """
         finding = self._conclude(place, data)
         prediction = finding.prediction
         positive = next(iter(prediction.probabilities.values()))
@@ -293,7 +292,7 @@ class InferenceService:
             _decide(analysis),
             analysis.radiograph,
             analysis.heatmap,
-            partial(decode, data, self._limits),
+            partial(decode, data, self.limits),
         )
 
     def _analyze(self, place: Place, data: bytes) -> _Analysis:
@@ -310,7 +309,8 @@ class InferenceService:
             probabilities=answer.probabilities[0],
             heatmap=answer.heatmap[0],
             acceptance=acceptance,
-            warnings=radiograph.warnings + self._judge(release, acceptance),
+            warnings=radiograph.warnings
+            + judge(release.manifest, acceptance, refuses=self._refuses),
             timings_s={
                 "decode": decoded - start,
                 "queue": place.waited_s,
@@ -330,7 +330,7 @@ class InferenceService:
             InputError: It cannot be read.
         """
         start = time.monotonic()
-        radiograph = decode(data, self._limits, reduced=True)
+        radiograph = decode(data, self.limits, reduced=True)
         image = radiograph.to_model_input()
         self.recorder.record_stage("decode", start, time.monotonic())
         return radiograph, image
@@ -351,36 +351,17 @@ class InferenceService:
         self.recorder.record_acceptance(version, float(answer.acceptance[0]))
         return serving.release, answer
 
-    def _judge(self, release: Release, acceptance: Acceptance) -> tuple[ImageWarning, ...]:
-        if not release.manifest.acceptance.trained:
-            detail = "This release cannot tell whether an image is a frontal chest X-ray."
-            return (ImageWarning("acceptance-not-trained", detail),)
-        if acceptance.score >= acceptance.threshold:
-            return ()
-        error = NotAChestRadiograph(
-            f"a frontal chest X-ray, with an acceptance score of at least {acceptance.threshold:g}",
-            f"an image with the score {acceptance.score:.3g}",
-        )
-        if self._refuses:
-            raise error
-        return (ImageWarning(error.code, str(error)),)
-
 
 def _decide(analysis: _Analysis) -> Prediction:
     manifest = analysis.release.manifest
     radiograph = analysis.radiograph
-    probabilities = dict(zip(manifest.labels, analysis.probabilities.tolist(), strict=True))
-    positive, negative = manifest.labels
-    threshold = manifest.decision.threshold
+    decision = decide(manifest, analysis.probabilities.tolist())
     return Prediction(
         id=uuid4(),
-        label=positive if probabilities[positive] >= threshold else negative,
-        probabilities=probabilities,
-        decision_threshold=threshold,
-        prediction_set={
-            f"{rule.confidence:.0%}": rule.labels(probabilities)
-            for rule in manifest.prediction_sets
-        },
+        label=decision.label,
+        probabilities=decision.probabilities,
+        decision_threshold=manifest.decision.threshold,
+        prediction_set=decision.prediction_set,
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
         image=ImageInfo(

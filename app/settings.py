@@ -127,6 +127,40 @@ class Settings(BaseSettings):
         default=20,
         description="Seconds that running requests get to finish when the service is stopped.",
     )
+    dicomweb_url: str | None = Field(
+        default=None,
+        description="DICOMweb server, such as http://127.0.0.1:8042/dicom-web, that gets the "
+        "results of what comes to /dicomweb/studies: a Structured Report and a Secondary Capture "
+        "for each image. Where not set, they go nowhere.",
+    )
+    dicomweb_user: str | None = Field(
+        default=None, description="The service's name at that server, for HTTP Basic."
+    )
+    dicomweb_secret_file: Path | None = Field(
+        default=None,
+        description="File with the password of `dicomweb_user`, or where that is not set with a "
+        "bearer token. It is read for every delivery, so that a token can be renewed.",
+    )
+    dicomweb_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="Seconds that the DICOMweb server may be silent."
+    )
+    outbox_items: Annotated[int, Field(ge=1)] = Field(
+        default=1000,
+        description="Results that may wait for the DICOMweb server, in memory; while there are so "
+        "many, /dicomweb/studies answers with 503, and the sender keeps its images.",
+    )
+    outbox_bytes: Annotated[int, Field(ge=2**20)] = Field(
+        default=256 * 2**20, description="Bytes of all results that may wait."
+    )
+    outbox_age_s: Annotated[float, Field(gt=0)] = Field(
+        default=24 * 3600.0,
+        description="Seconds after which a result that could not be delivered is given up.",
+    )
+    outbox_close_s: Annotated[float, Field(ge=0)] = Field(
+        default=5.0,
+        description="Seconds after the last request in which the service, when it is stopped, "
+        "tries to deliver what waits; the rest is lost and logged.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
@@ -139,6 +173,21 @@ class Settings(BaseSettings):
     def _what_needs_a_key_can_be_seen_with_one(self) -> Self:
         if "key" in (self.docs, self.metrics, self.page) and self.api_keys_file is None:
             raise ValueError("expected an api_keys_file for what needs a key; received none")
+        return self
+
+    @model_validator(mode="after")
+    def _a_user_of_dicomweb_has_a_password(self) -> Self:
+        if self.dicomweb_user is not None and self.dicomweb_secret_file is None:
+            raise ValueError("expected a dicomweb_secret_file for dicomweb_user; received none")
+        return self
+
+    @model_validator(mode="after")
+    def _a_batch_fits_the_outbox(self) -> Self:
+        if self.outbox_items < self.max_batch:
+            raise ValueError(
+                f"expected outbox_items of at least max_batch ({self.max_batch}); "
+                f"received {self.outbox_items}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -50,5 +50,4 @@ def start() -> Iterator[Start]:
     yield start
     for server in servers:
         server.client.close()
-        server.process.kill()
-        server.process.communicate()
+        server.kill()

@@ -1,13 +1,17 @@
 """Stand-ins that tests share: releases, engines and images that cost milliseconds."""
 
+import contextlib
 import io
 import json
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,3 +242,70 @@ def dicom_header(**attributes: object) -> Dataset:
         if value is not None:
             setattr(header, keyword, value)
     return header
+
+
+class FakeDestination:
+    """A DICOMweb server that keeps what it gets, or says what went wrong.
+
+    Attributes:
+        stored: What came, in order.
+        errors: Raised, one for each delivery, before anything is kept.
+    """
+
+    def __init__(self, *errors: Exception) -> None:
+        self.stored: list[tuple[bytes, ...]] = []
+        self.errors = list(errors)
+        self.asked = 0
+        self.may_answer = Event()
+        self.may_answer.set()
+
+    def store(self, instances: Sequence[bytes]) -> None:
+        self.asked += 1
+        self.may_answer.wait(30)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.stored.append(tuple(instances))
+
+
+Answer = tuple[int, dict[str, str], Iterable[bytes]]
+"""Status, headers, and the pieces of a body."""
+
+
+class FakeWeb:
+    """An HTTP server on this machine that gives answers in turn and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.asked: list[tuple[str, str, Message, bytes]] = []
+        self.given = 0
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                web.asked.append((self.command, self.path, self.headers, body))
+                status, headers, pieces = web.answers.pop(0)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for piece in pieces:
+                        self.wfile.write(piece)
+                        web.given += len(piece)
+
+            do_POST = do_GET  # noqa: N815 -- the name that http.server calls
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/dicom-web"
+
+    def __enter__(self) -> Self:
+        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -7,7 +7,7 @@ from app.imaging.contract import RESIZE_RULE, SIZE, Pixels, to_model_input
 from app.imaging.phantom import phantom
 from app.imaging.radiograph import DicomInstance, ImageWarning, Radiograph
 from app.imaging.raster import Limits
-from app.imaging.reading import decode
+from app.imaging.reading import decode, identify
 
 __all__ = [
     "RESIZE_RULE",
@@ -18,6 +18,7 @@ __all__ = [
     "Pixels",
     "Radiograph",
     "decode",
+    "identify",
     "phantom",
     "to_model_input",
 ]

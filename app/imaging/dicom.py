@@ -35,7 +35,7 @@ def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
         NotAChestRadiograph: Its header says that it is something else.
     """
     try:
-        file = open_dicom(data, 2 * limits.max_pixels + _HEADER_BYTES)
+        file = _open(data, limits)
         warnings = check(file)
         pixels, others = _read_pixels(file, limits)
         instance = _identify(file.header)
@@ -51,6 +51,23 @@ def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
         header=file.header.dataset,
         dicom=instance,
     )
+
+
+def identify_dicom(data: bytes, limits: Limits) -> DicomInstance | None:
+    """Read which object a DICOM file holds, whatever it is of; none where its header is broken.
+
+    Args:
+        data: The file's bytes, with preamble and `DICM`.
+        limits: What is decoded at all.
+    """
+    try:
+        return _identify(_open(data, limits).header)
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+
+
+def _open(data: bytes, limits: Limits) -> DicomFile:
+    return open_dicom(data, 2 * limits.max_pixels + _HEADER_BYTES)
 
 
 def _read_pixels(file: DicomFile, limits: Limits) -> tuple[Pixels, tuple[ImageWarning, ...]]:

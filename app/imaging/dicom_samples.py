@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 
-from app.errors import UnreadableImage, UnsupportedImage
+from app.errors import UnreadableImage, UnsupportedImage, UnsupportedSyntax
 from app.imaging.dicom_codestreams import (
     JPEG_LS,
     MAX_BITS,
@@ -118,7 +118,7 @@ def read_samples(file: DicomFile, layout: Layout) -> Samples:
         uint16 `[height, width]`, each less than `2 ** layout.stored`.
 
     Raises:
-        UnsupportedImage: The transfer syntax is not read.
+        UnsupportedSyntax: The transfer syntax is not read.
         UnreadableImage: There are more or less of them than the header says, or they are corrupt.
     """
     assert file.pixels is not None  # noqa: S101 -- the rules have refused it
@@ -127,7 +127,7 @@ def read_samples(file: DicomFile, layout: Layout) -> Samples:
     if not native and decode is None:
         syntax = uid.UID(file.transfer_syntax)
         received = syntax.name if syntax.is_valid and syntax.is_transfer_syntax else "another"
-        raise UnsupportedImage(f"one that is read in {name('TransferSyntaxUID')}", received)
+        raise UnsupportedSyntax(f"one that is read in {name('TransferSyntaxUID')}", received)
     if file.is_encapsulated == native:
         how = "samples" if native else "fragments"
         raise UnreadableImage(f"{how} in {name('PixelData')}, as the transfer syntax says", "none")

@@ -1,7 +1,7 @@
 """Bytes of any type that is read, to a radiograph."""
 
 from app.imaging import raster
-from app.imaging.radiograph import Radiograph
+from app.imaging.radiograph import DicomInstance, Radiograph
 from app.imaging.raster import Limits
 
 _PREAMBLE = 128
@@ -27,6 +27,23 @@ def decode(data: bytes, limits: Limits | None = None, *, reduced: bool = False) 
     from app.imaging.dicom import decode_dicom  # noqa: PLC0415 -- most services never see one
 
     return decode_dicom(data, limits or Limits())
+
+
+def identify(data: bytes, limits: Limits | None = None) -> DicomInstance | None:
+    """Read which DICOM object a file holds, whatever it is of.
+
+    Args:
+        data: The file's bytes.
+        limits: What is decoded at all; the defaults where not given.
+
+    Returns:
+        Its UIDs; none where it is no DICOM file, or one whose header is broken.
+    """
+    if not is_dicom(data):
+        return None
+    from app.imaging.dicom import identify_dicom  # noqa: PLC0415 -- see above
+
+    return identify_dicom(data, limits or Limits())
 
 
 def is_dicom(data: bytes) -> bool:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # imported where a report is written, and not before
 PRODUCT = "covid-xray"
 MANUFACTURER = "covid-xray project (research software)"
 VERSION = version(PRODUCT)
+OVERLAY_SERIES = "COVID-19 heatmap (research)"
+"""Description of the series that a Secondary Capture is in."""
 
 NOTICE = (
     f"{DISCLAIMER} It must not be used to diagnose or to decide on treatment. It knows two labels "
@@ -23,6 +25,20 @@ NOTICE = (
 def device_uid(model: ModelInfo) -> str:
     """Name the device: the same for the same version of this software and the same release."""
     return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{VERSION}:{model.digest}"))
+
+
+def report_uid(model: ModelInfo, kind: str, source: str | None) -> str:
+    """Name a report or its series: the same for the same image and the same device.
+
+    So an archive that is given the report on an image once more, since whoever sent the image did
+    so again, keeps one.
+
+    Args:
+        model: What answered.
+        kind: Which of the image's reports, or series, it is.
+        source: The image's SOP instance UID.
+    """
+    return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{kind}:{device_uid(model)}:{source}"))
 
 
 def uid_of(uuid: UUID) -> str:

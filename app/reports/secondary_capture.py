@@ -1,7 +1,5 @@
 """The heatmap over its X-ray as a DICOM Secondary Capture."""
 
-from uuid import uuid4
-
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
@@ -9,12 +7,11 @@ from pydicom import Dataset
 from app.imaging import DicomInstance
 from app.overlay import DISCLAIMER
 from app.reports import codes
-from app.reports.device import MANUFACTURER, sign, uid_of
+from app.reports.device import MANUFACTURER, OVERLAY_SERIES, report_uid, sign
 from app.reports.source import Source, copy_attributes
 from app.service import Finding
 
 SERIES_NUMBER = 9902
-SERIES_DESCRIPTION = "COVID-19 heatmap (research)"
 
 _OF_THE_PIXELS = (
     "PatientOrientation",
@@ -32,6 +29,7 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
     Raises:
         UnsupportedImage: The image has attributes that cannot be copied.
     """
+    model = finding.prediction.model
     capture = SCImage(
         finding.draw(),
         photometric_interpretation="RGB",
@@ -39,10 +37,12 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # only to pass the check: the source's is copied below
         study_instance_uid=str(source.uids.study_instance_uid),  # `source_of` refuses None
-        series_instance_uid=uid_of(uuid4()),
+        series_instance_uid=report_uid(
+            model, "secondary-capture-series", source.uids.sop_instance_uid
+        ),
         series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        sop_instance_uid=uid_of(uuid4()),
+        series_description=OVERLAY_SERIES,
+        sop_instance_uid=report_uid(model, "secondary-capture", source.uids.sop_instance_uid),
         instance_number=1,
         manufacturer=MANUFACTURER,
     )
@@ -51,7 +51,7 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
     capture.DerivationDescription = _describe(finding)
     capture.ImageComments = DISCLAIMER
     capture.SourceImageSequence = [_reference(source.uids)]
-    sign(capture, finding.prediction.model)
+    sign(capture, model)
     copy_attributes(source.header, capture)
     copy_attributes(source.header, capture, _OF_THE_PIXELS)
     return capture

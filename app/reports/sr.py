@@ -1,7 +1,5 @@
 """A prediction as a DICOM Structured Report: a measurement report after TID 1500."""
 
-from uuid import uuid4
-
 from highdicom import sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
@@ -10,7 +8,7 @@ from app.errors import UnsupportedImage
 from app.imaging import DicomInstance
 from app.reports import codes
 from app.reports.codes import Code
-from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, sign, uid_of
+from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, report_uid, sign, uid_of
 from app.reports.source import REQUIRED, UIDS, Source, copy_attributes
 from app.service import Finding, Prediction
 
@@ -28,15 +26,16 @@ def make_sr(finding: Finding, source: Source) -> sr.ComprehensiveSR:
             be copied.
     """
     image = _bare(source.uids)
+    model = finding.prediction.model
     content = _content(finding, image)
     try:
         report = sr.ComprehensiveSR(
             evidence=[image],
             content=content,
-            series_instance_uid=uid_of(uuid4()),
+            series_instance_uid=report_uid(model, "sr-series", source.uids.sop_instance_uid),
             series_number=SERIES_NUMBER,
             series_description=SERIES_DESCRIPTION,
-            sop_instance_uid=uid_of(uuid4()),
+            sop_instance_uid=report_uid(model, "sr", source.uids.sop_instance_uid),
             instance_number=1,
             manufacturer=MANUFACTURER,
             coding_schemes=[_private_scheme()],
@@ -48,7 +47,7 @@ def make_sr(finding: Finding, source: Source) -> sr.ComprehensiveSR:
         raise UnsupportedImage(
             "a DICOM image of a class that the standard has", "another SOPClassUID"
         ) from error
-    sign(report, finding.prediction.model)
+    sign(report, model)
     copy_attributes(source.header, report)
     return report
 

@@ -78,3 +78,10 @@ class Leaver:
 
     async def send(self, message: object) -> None:
         """Read nothing."""
+
+
+def related(*parts: bytes, kind: str = "application/dicom") -> tuple[bytes, dict[str, str]]:
+    """Write a body of multipart/related: it, and its headers."""
+    head = f"--limit\r\nContent-Type: {kind}\r\n\r\n".encode()
+    body = b"".join(head + part + b"\r\n" for part in parts) + b"--limit--\r\n"
+    return body, {"content-type": f'multipart/related; type="{kind}"; boundary=limit'}

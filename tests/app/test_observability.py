@@ -194,7 +194,7 @@ async def test_the_process_tells_its_memory_and_its_limit(client: httpx.AsyncCli
 async def test_two_applications_in_a_process_count_each_their_own(
     client: httpx.AsyncClient,
 ) -> None:
-    other = Metrics(lambda: None)
+    other = Metrics(lambda: None, lambda: None)
     await client.get("/v1/models")
     assert ("GET", "/v1/models", "200") in await requests(client)
     assert not next(iter(other.requests.collect())).samples

@@ -38,6 +38,7 @@ FEW = hypothesis.settings(
 )
 
 schemathesis.serializer.alias("application/dicom", "application/octet-stream")
+schemathesis.serializer.alias("multipart/related", "application/octet-stream")  # no boundary
 schemathesis.openapi.format(
     "binary",
     st.one_of(

@@ -131,10 +131,33 @@ def test_it_says_what_made_it_and_what_it_is_not(write: Any) -> None:
 
 
 @writers
-def test_every_report_is_an_instance_of_its_own(write: Any) -> None:
+def test_the_report_on_an_image_by_a_release_is_one_instance_however_often_it_is_made(
+    write: Any,
+) -> None:
     finding = finding_of(dicom_header())
-    first, second = (pydicom.dcmread(io.BytesIO(write(finding))) for _ in range(2))
-    assert first.SOPInstanceUID != second.SOPInstanceUID
+    release = dataclasses.replace(finding.prediction.model, digest="0" * 64)
+    others = (
+        finding_of(dicom_header(SOPInstanceUID="2.25.94")),
+        finding_of(dicom_header(), model=release),
+    )
+    for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
+        made, again, *different = (
+            pydicom.dcmread(io.BytesIO(write(each)))[keyword].value
+            for each in (finding, finding, *others)
+        )
+        assert made == again
+        assert len({made, *different}) == 3
+
+
+def test_reports_of_two_kinds_are_two_instances_of_two_series() -> None:
+    finding = finding_of(dicom_header())
+    reports = [
+        pydicom.dcmread(io.BytesIO(write(finding))) for write in (write_sr, write_secondary_capture)
+    ]
+    uids = {
+        report[key].value for report in reports for key in ("SeriesInstanceUID", "SOPInstanceUID")
+    }
+    assert len(uids) == 4
 
 
 @writers

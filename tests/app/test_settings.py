@@ -64,6 +64,18 @@ def test_what_needs_a_key_needs_a_file_of_keys(monkeypatch: pytest.MonkeyPatch, 
         load_settings()
 
 
+def test_an_outbox_that_no_batch_fits_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_OUTBOX_ITEMS", "3")
+    with pytest.raises(SettingsInvalid, match=r"at least max_batch \(16\); received 3"):
+        load_settings()
+
+
+def test_a_user_of_dicomweb_needs_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVID_XRAY_DICOMWEB_USER", "me")
+    with pytest.raises(SettingsInvalid, match="dicomweb_secret_file"):
+        load_settings()
+
+
 def test_a_memory_that_no_upload_fits_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COVID_XRAY_UPLOAD_MEMORY_BYTES", "2000")
     with pytest.raises(SettingsInvalid, match=r"at least max_upload_bytes .*; received 2000"):

@@ -27,11 +27,11 @@ class Server:
 
     Args:
         environment: Settings; `path` is where it looks for modules, and `home`, where given, the
-            folder in which alone it has a reason to write.
+            folder in which alone it has a reason to write; `port` is a free one where not given.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        port = free_port()
+        port = int(environment.pop("port", None) or free_port())
         home = environment.pop("home", None)
         places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), home) if home else {}
         settings = {f"COVID_XRAY_{key.upper()}": value for key, value in environment.items()}
@@ -68,3 +68,8 @@ class Server:
 
     def predict(self, data: bytes) -> httpx.Response:
         return self.client.post("/v1/predictions", files={"file": data})
+
+    def kill(self) -> None:
+        """End it however it is."""
+        self.process.kill()
+        self.process.communicate()

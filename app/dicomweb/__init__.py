@@ -1,0 +1,1 @@
+"""DICOMweb: images come by STOW-RS, and results go to a DICOMweb server."""

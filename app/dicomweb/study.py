@@ -1,0 +1,123 @@
+"""Chest X-rays of a DICOMweb server: fetched, analysed here, and their results stored there."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.errors import (
+    CovidXrayError,
+    DicomWebError,
+    DicomWebUnavailable,
+    NotAChestRadiograph,
+)
+from app.reports import write_secondary_capture, write_sr
+from app.schemas import PredictionSchema
+from app.service import Finding, InferenceService, Prediction
+
+if TYPE_CHECKING:  # it takes a second to import
+    from app.dicomweb.server import DicomWebServer, Instance
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before each further try to store results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What came of an image.
+
+    Attributes:
+        uid: Its SOP instance UID.
+        prediction: The answer, where there is one.
+        error: Why there is none, or why its results are not stored.
+        stored: Whether its results are; None where they were not to be.
+    """
+
+    uid: str
+    prediction: Prediction | None = None
+    error: CovidXrayError | None = None
+    stored: bool | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there are results that nobody has."""
+        return self.prediction is not None and self.stored is False
+
+    @property
+    def is_none_of_ours(self) -> bool:
+        """Whether the image is no frontal chest X-ray, of which a study may well have some."""
+        return isinstance(self.error, NotAChestRadiograph)
+
+    def as_json(self) -> str:
+        """Write it as one line of JSON."""
+        told: dict[str, Any] = {"instance": self.uid, "stored": self.stored}
+        if self.prediction:
+            told |= PredictionSchema.model_validate(self.prediction).model_dump(mode="json")
+        if self.error:
+            told["problem"] = {"code": self.error.code, "detail": str(self.error)}
+        return json.dumps(told)
+
+    def as_row(self) -> str:
+        """Write it as one line of text."""
+        label, positive = "-", "-"
+        if self.prediction:
+            label = self.prediction.label
+            positive = f"{next(iter(self.prediction.probabilities.values())):.1%}"
+        remarks = [each.code for each in self.prediction.warnings] if self.prediction else []
+        if self.stored is not None and self.prediction:
+            remarks.append("stored" if self.stored else "NOT STORED")
+        if self.error:
+            remarks.append(str(self.error))
+        return f"{label:<10} {positive:>6}  {self.uid}  {' '.join(remarks)}".rstrip()
+
+
+async def analyse_all(
+    images: Iterable["Instance"],
+    server: "DicomWebServer",
+    service: InferenceService,
+    *,
+    store: bool,
+    waits_s: Sequence[float] = WAITS_S,
+) -> AsyncIterator[Analysis]:
+    """Analyse images of a server, one after another; one image's failure is its own.
+
+    Args:
+        images: What `server` has found.
+        server: Has them, and gets a Structured Report and a Secondary Capture of each.
+        service: Analyses.
+        store: Whether results go anywhere.
+        waits_s: Seconds before each further try to store.
+    """
+    for image in images:
+        try:
+            data = await asyncio.to_thread(server.retrieve, image)
+            prediction, results = await service.report(data, math.inf, _write)
+        except CovidXrayError as error:
+            yield Analysis(image.uid, error=error)
+            continue
+        if not store:
+            yield Analysis(image.uid, prediction)
+            continue
+        try:
+            await _store(server, results, waits_s)
+        except DicomWebError as error:
+            yield Analysis(image.uid, prediction, error, stored=False)
+        else:
+            yield Analysis(image.uid, prediction, stored=True)
+
+
+def _write(finding: Finding) -> tuple[Prediction, tuple[bytes, bytes]]:
+    return finding.prediction, (write_sr(finding), write_secondary_capture(finding))
+
+
+async def _store(
+    server: "DicomWebServer", results: Sequence[bytes], waits_s: Sequence[float]
+) -> None:
+    for wait_s in waits_s:
+        try:
+            return await asyncio.to_thread(server.store, results)
+        except DicomWebUnavailable:
+            await asyncio.sleep(wait_s)
+    return await asyncio.to_thread(server.store, results)
