@@ -25,7 +25,9 @@ end
 local function send(instance)
   local order = DumpJson({ Resources = { instance }, Synchronous = false }, true)
   local answer = RestApiPost("/dicom-web/servers/" .. SERVER .. "/stow", order)
-  instances[ParseJson(answer)["ID"]] = instance
+  if answer then  -- none where the instance was deleted meanwhile
+    instances[ParseJson(answer)["ID"]] = instance
+  end
 end
 
 function OnStoredInstance(instance, tags, metadata, origin)
