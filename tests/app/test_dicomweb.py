@@ -379,7 +379,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 async def test_mutated_bodies_are_files_or_an_error_of_the_sender() -> None:
     chance = random.Random(0)  # noqa: S311 -- no secret
     body, headers = related(b"one\r\n--limi", b"DICM" * 9, b"")
-    came = set()
+    came: set[type] = set()
     for _ in range(1000):
         kind = mutate(headers["content-type"].encode(), chance).decode("latin-1")
         content_type = chance.choice((headers["content-type"], kind))

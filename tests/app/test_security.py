@@ -257,7 +257,8 @@ async def test_openapi_tells_how_to_send_a_key_where_one_is_needed(
     assert (key["in"], key["name"], bearer["scheme"]) == ("header", "X-API-Key", "bearer")
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            either: object = [{"API key": []}, {"Bearer": []}] if path.startswith("/v1/") else None
+            needed = path.startswith(("/v1/", "/dicomweb/"))
+            either: object = [{"API key": []}, {"Bearer": []}] if needed else None
             assert operation.get("security") == either
 
 
