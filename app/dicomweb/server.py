@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -331,4 +332,5 @@ def _of_status(error: requests.HTTPError) -> DicomWebError:
     response: Any = error.response
     status = response.status_code
     kind = DicomWebUnavailable if status in _LATER or status >= _SERVER_ERRORS else DicomWebRefused
-    return kind("the DICOMweb server to do what it is asked", f"status {status}")
+    meaning = f"status {status} ({responses.get(status, 'unknown')})"
+    return kind("the DICOMweb server to do what it is asked", meaning)

@@ -7,7 +7,9 @@ local RESULTS = "covid-xray project (research software)"  -- Manufacturer of wha
 local MOST_TRIES = 5
 
 local instances = {}  -- by the job that sends them
-local failures = {}  -- of an instance so far
+local failures = {}  -- of an instance so far, as far as they count
+local successes = 0  -- of all orders
+local seen = {}  -- successes when an instance failed last
 local waiting = {}  -- instances to send again
 
 -- What the service would refuse by these attributes is not sent. Its results have other modalities;
@@ -25,7 +27,9 @@ end
 local function send(instance)
   local order = DumpJson({ Resources = { instance }, Synchronous = false }, true)
   local answer = RestApiPost("/dicom-web/servers/" .. SERVER .. "/stow", order)
-  instances[ParseJson(answer)["ID"]] = instance
+  if answer then  -- none where the instance was deleted meanwhile
+    instances[ParseJson(answer)["ID"]] = instance
+  end
 end
 
 function OnStoredInstance(instance, tags, metadata, origin)
@@ -35,25 +39,32 @@ function OnStoredInstance(instance, tags, metadata, origin)
 end
 
 function OnJobSuccess(job)
-  if instances[job] then
-    failures[instances[job]] = nil
-    instances[job] = nil
+  local instance = instances[job]
+  if instance then
+    successes = successes + 1
+    instances[job], failures[instance], seen[instance] = nil, nil, nil
   end
 end
 
--- The service was away, had no room or refused the X-ray: Orthanc does not know which.
+-- The service was away, had no room or refused the X-ray: Orthanc does not tell which. While nothing
+-- else can be sent either it is away, and a failure does not count.
 function OnJobFailure(job)
   local instance = instances[job]
   if not instance then
     return
   end
   instances[job] = nil
+  table.insert(waiting, instance)
+  if seen[instance] == successes then
+    return
+  end
+  seen[instance] = successes
   failures[instance] = (failures[instance] or 0) + 1
   if failures[instance] < MOST_TRIES then
-    table.insert(waiting, instance)
     print("covid-xray: not sent yet, and sent again later: instance " .. instance)
   else
-    failures[instance] = nil
+    table.remove(waiting)
+    failures[instance], seen[instance] = nil, nil
     print("covid-xray: NOT SENT after " .. MOST_TRIES .. " tries: instance " .. instance)
   end
 end

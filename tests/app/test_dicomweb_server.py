@@ -102,11 +102,12 @@ def test_instances_are_stored_as_they_are_in_the_name_of_the_credentials(
         (409, None, DicomWebRefused, "status 409"),
         (400, None, DicomWebRefused, "status 400"),
         (413, None, DicomWebRefused, "status 413"),
-        (401, None, DicomWebUnavailable, "status 401"),
+        (401, None, DicomWebUnavailable, "status 401 (Unauthorized)"),
         (404, None, DicomWebUnavailable, "status 404"),
         (429, None, DicomWebUnavailable, "status 429"),
         (500, None, DicomWebUnavailable, "status 500"),
         (503, None, DicomWebUnavailable, "status 503"),
+        (599, None, DicomWebUnavailable, "status 599 (unknown)"),
     ],
 )
 def test_what_is_not_stored_is_told_with_its_reason_and_whether_to_try_again(  # noqa: PLR0913, PLR0917 -- columns of a table

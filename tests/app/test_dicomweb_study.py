@@ -202,7 +202,7 @@ def test_results_that_are_not_stored_end_the_program_with_3_and_a_sentence(
     web.answers = [*FOUND, image(), (413, {}, [])]
     code, out, err = run("--json")
     assert code == 3
-    assert json.loads(out)["problem"]["detail"].endswith("received status 413.")
+    assert json.loads(out)["problem"]["detail"].endswith("status 413 (Request Entity Too Large).")
     assert err == (
         "covid-xray: Expected the server to store all results; received a refusal, or nothing, for "
         "1 of 1 images. Their results are kept nowhere: run this again.\n"
@@ -230,7 +230,7 @@ def test_credentials_go_to_the_server_of_the_settings_and_to_no_other(
         web.answers = [(404, {}, [])]
         code, _, err = run()
         assert code == 1
-        assert err.endswith("received status 404.\n")
+        assert err.endswith("received status 404 (Not Found).\n")
     ours, other = (headers for _, _, headers, _ in web.asked)
     assert ours["Authorization"] == "Bearer token"
     assert other["Authorization"] is None
