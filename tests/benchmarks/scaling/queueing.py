@@ -6,7 +6,7 @@ What is left out: the network, and that requests of one process share its interp
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,9 @@ from tests.benchmarks.figures import percentile
 
 Draw = Callable[[random.Random], float]
 """Gives the seconds that a request keeps a thread."""
+
+Events = Generator[simpy.Event, None, None]
+"""What a process of the simulation waits for, one after another."""
 
 Balancing = Literal["least", "random"]
 """To the replica that has the fewest requests, or to any."""
@@ -88,7 +91,7 @@ class _Replica:
             self.idle -= 1
             self._environment.process(self._run(rng))
 
-    def _run(self, rng: random.Random) -> Iterator[simpy.Event]:
+    def _run(self, rng: random.Random) -> Events:
         while self.queue:
             done = self.queue.popleft()
             seconds = self._work(rng)
@@ -136,7 +139,7 @@ class Simulation:
         self._environment.run()
         return self.seen
 
-    def _arrive(self) -> Iterator[simpy.Event]:
+    def _arrive(self) -> Events:
         for pause in self._arrivals:
             yield self._environment.timeout(pause)
             if self._environment.now >= self._closes:
@@ -157,7 +160,7 @@ class Simulation:
         else:
             self.seen.lost += counts
 
-    def _come_again(self, pause: float, began: float, tried: int) -> Iterator[simpy.Event]:
+    def _come_again(self, pause: float, began: float, tried: int) -> Events:
         yield self._environment.timeout(pause)
         self._ask(began, tried + 1)
 

@@ -67,6 +67,7 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
         "ratio": here.image_ms / planned.image_ms,
         "knee": _knees(simulated, planned),
         **_verdict(measured["validation"]),
+        "alone_core_ms": _alone_core_ms(works, measured["validation"]["kind"]),
         "measured": measured,
         "simulated": simulated,
         "assumed": asdict(assumed),
@@ -110,19 +111,41 @@ def _knees(simulated: dict[str, Any], work: Work) -> dict[str, str]:
 
 def _verdict(validation: dict[str, Any]) -> dict[str, Any]:
     """Count how often what was measured lies in the model's range."""
-    names = ("p50_ms", "p95_ms", "p99_ms", "refused")
+    latencies = ("p50_ms", "p95_ms", "p99_ms")
+    names = (*latencies, "refused")
     hits = [
         load["predicted"][name][1] <= load["measured"][name] <= load["predicted"][name][2]
         for load in validation["loads"]
         for name in names
+        if load["predicted"][name][2]
+        > 0  # that nothing is refused where nothing can be says little
     ]
+    off = {
+        name: max(
+            abs(load["predicted"][name][0] / load["measured"][name] - 1)
+            for load in validation["loads"]
+        )
+        for name in latencies
+    }
     return {
+        "off": off,
+        "off_refused": max(
+            abs(load["predicted"]["refused"][0] - load["measured"]["refused"])
+            for load in validation["loads"]
+        ),
         "inside": sum(hits),
         "checked": len(hits),
         "replications": sitting.REPLICATIONS,
         "validation_waiting": sitting.WAITING,
         "parquet_rows": sitting.PARQUET_ROWS,
     }
+
+
+def _alone_core_ms(works: list[Work], kind: str) -> float:
+    """Give what a request of the validation takes a core."""
+    wanted = ("AVX2", "int8", kind)
+    work = next(each for each in works if (each.processor, each.precision, each.kind) == wanted)
+    return 1000 * work.core_s
 
 
 def _spare(row: dict[str, Any]) -> dict[str, float]:

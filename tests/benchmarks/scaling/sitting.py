@@ -1,5 +1,6 @@
 """What is measured, in one sitting: a core, the HTTP around it, the real service under loads."""
 
+import importlib
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from app.engines import INT8
 from tests.benchmarks.figures import percentile
@@ -124,10 +127,8 @@ def _openssl(*options: str) -> str:
 
 def _parquet_bytes() -> float:
     """Write rows as bulk scoring does, with names and numbers by chance: bytes of one."""
-    import numpy as np  # noqa: PLC0415 -- only this needs it
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
+    pa: Any = importlib.import_module("pyarrow")  # of an extra, and without types
+    pq: Any = importlib.import_module("pyarrow.parquet")
     rng = np.random.default_rng(0)
     uids = [
         [
@@ -151,7 +152,8 @@ def _parquet_bytes() -> float:
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return round(sink.getvalue().size / PARQUET_ROWS, 1)
+    size: int = sink.getvalue().size
+    return round(size / PARQUET_ROWS, 1)
 
 
 class _Service:
