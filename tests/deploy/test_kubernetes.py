@@ -417,6 +417,8 @@ def test_ray_is_told_on_kubernetes_what_it_is_told_elsewhere() -> None:
     assert here == elsewhere
     lines = (folder / "environment").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    cluster = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"]["mode"] == variables.pop("RAY_AUTH_MODE", "token")  # by KubeRay
     for pod in pods(read("ray/ray-service.yaml")):
         (container,) = pod["spec"]["containers"]
         told = {each["name"]: each["value"] for each in container["env"]}
