@@ -1,12 +1,13 @@
 """Problems as answers over HTTP, after RFC 9457."""
 
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi.responses import JSONResponse
 
-from app.errors import CovidXrayError
+from app.errors import CovidXrayError, Overloaded
 from app.observability import note_problem
 from app.schemas import Problem
 
@@ -28,3 +29,8 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONRe
     """Make the answer that carries a problem."""
     content = problem.model_dump(exclude_none=True)
     return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def retry_after_s(error: Overloaded) -> int:
+    """Tell the whole seconds, at least one, after which to try again."""
+    return max(1, math.ceil(error.retry_after_s))

@@ -1,7 +1,6 @@
 """HTTP in and out. Whatever is decided about an image is decided in `app.service`."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
@@ -19,7 +19,7 @@ from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
-from app.problems import MEDIA_TYPE, answer, to_problem
+from app.problems import MEDIA_TYPE, answer, retry_after_s, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -249,6 +249,12 @@ async def show_card(service: Service, version: Version) -> Response:
     return Response(card, media_type=f"{MARKDOWN}; charset=utf-8")
 
 
+UPLOADS = tuple(
+    route for route in v1.routes if isinstance(route, Route) and "POST" in (route.methods or ())
+)
+"""Routes that take images."""
+
+
 @health.get("/live")
 async def is_alive() -> AliveSchema:
     """Tell that the process answers."""
@@ -302,5 +308,5 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
 
 def _retry_after(error: CovidXrayError) -> dict[str, str]:
     if isinstance(error, Overloaded):
-        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        return {"Retry-After": str(retry_after_s(error))}
     return {"Retry-After": "1"} if isinstance(error, NotReady) else {}
