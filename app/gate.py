@@ -8,8 +8,10 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,33 +31,33 @@ refused, whatever it was told, thus does so about once a second."""
 
 
 class Pace:
-    """Spreads events over time: some a second, and as many at once after a time without.
+    """Spreads events over time: so many a second, and as many at once after a second without.
 
     Args:
-        per_s: How many a second.
-        longest_s: Pause that is never exceeded, even where there are more of them then.
+        per_s: How many.
+        longest_s: Pause that is never exceeded; then there are more.
     """
 
     def __init__(self, per_s: float, longest_s: float) -> None:
         self._interval_s = 1 / per_s
         self._longest_s = longest_s
-        self._next = -math.inf
+        self._last = -math.inf
 
     def pause_s(self, now: float) -> float:
         """Tell the seconds before the next event, and count it.
 
         Args:
-            now: On a clock that never goes back.
+            now: In seconds, on a clock that never goes back.
         """
-        burst_s = 1.0
-        self._next = min(max(self._next, now - burst_s), now + self._longest_s) + self._interval_s
-        return max(0.0, self._next - now)
+        after_last = max(self._last, now - 1) + self._interval_s
+        self._last = min(after_last, now + self._longest_s)
+        return max(0.0, self._last - now)
 
 
 class Gate:
     """Lets an upload in where there is a place for it.
 
-    Nothing of a refused body is read before the answer; the server drops it afterwards.
+    Nothing of a refused body is kept. What comes of it after the answer is dropped by the server.
 
     Args:
         app: What is behind it.
@@ -74,7 +76,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if pause_s := self._pace.pause_s(time.monotonic()):
-            await asyncio.sleep(pause_s)
+            await _pause(pause_s, Headers(scope=scope), receive)
         await refusal(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -96,6 +98,19 @@ class Gate:
         scope["route"] = route  # which metrics and log name
         note_problem(full.code)
         return _render(full.expected, full.received, retry_after_s(full))
+
+
+async def _pause(seconds: float, headers: Headers, receive: Receive) -> None:
+    """Wait, and drop meanwhile what comes of the body: the server would keep the beginning of it.
+
+    A client that asks before it sends a body (`Expect: 100-continue`) is not told to do so.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            coming = "expect" not in headers
+            while coming:
+                coming = (await receive()).get("more_body", False)
+            await asyncio.sleep(seconds)
 
 
 @lru_cache(maxsize=64)

@@ -41,7 +41,7 @@ def silence_libraries() -> None:
     # These quote the headers of DICOM files; where pydicom is imported, its logger is turned off.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     # Below this level they tell bytes of uploads.
-    for name in ("python_multipart", "PIL", "pydicom", "highdicom"):
+    for name in ("python_multipart", "PIL", "pydicom", "highdicom", "imagecodecs"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

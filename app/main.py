@@ -8,12 +8,11 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app.engines import EngineFactory, EngineOptions, open_engine
-from app.gate import Gate
 from app.imaging import Limits
 from app.observability import NO_OTHER_TELEMETRY, observe
 from app.processor import available_cpus
 from app.registry import Registry
-from app.routes import DOCUMENTATION, UPLOADS, add_routes
+from app.routes import DOCUMENTATION, add_routes
 from app.scheduler import Scheduler
 from app.security import Access, Guard
 from app.service import UNRECORDED, InferenceService, Recorder
@@ -50,7 +49,6 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     )
     app.state.uploads = UploadReader(limits)
     add_routes(app, access.schemes)
-    app.add_middleware(Gate, routes=UPLOADS)
     app.add_middleware(Guard, access=access)
     observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
     return app

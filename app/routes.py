@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
+from app.gate import Gate
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
@@ -249,12 +250,6 @@ async def show_card(service: Service, version: Version) -> Response:
     return Response(card, media_type=f"{MARKDOWN}; charset=utf-8")
 
 
-UPLOADS = tuple(
-    route for route in v1.routes if isinstance(route, Route) and "POST" in (route.methods or ())
-)
-"""Routes that take images."""
-
-
 @health.get("/live")
 async def is_alive() -> AliveSchema:
     """Tell that the process answers."""
@@ -276,6 +271,8 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
         schemes: How a client of `/v1` may say who it is, for the documentation.
     """
     app.include_router(v1, dependencies=schemes)
+    uploads = [each for each in v1.routes if isinstance(each, Route) and "POST" in each.methods]
+    app.add_middleware(Gate, routes=uploads)
     app.include_router(health)
     add_page(app)
     app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended

@@ -11,6 +11,7 @@ APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
 WEB_MODULES = {
+    "gate",
     "main",
     "negotiation",
     "page",
@@ -51,9 +52,11 @@ MAY_IMPORT = {
     "examples": {"errors", "schemas"},
     "problems": {"errors", "observability", "schemas"},
     "uploads": {"errors", "service"},
+    "gate": {"errors", "observability", "problems", "schemas", "service"},
     "routes": {
         "errors",
         "examples",
+        "gate",
         "negotiation",
         "observability",
         "overlay",

@@ -32,6 +32,23 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What asks, and for how long.
+
+    Attributes:
+        clients: That ask at the same time.
+        warm_up_s: Seconds that do not count.
+        seconds: That do.
+        patient: After a refusal, wait as long as its `Retry-After` says, and not just a moment.
+    """
+
+    clients: int
+    warm_up_s: float
+    seconds: float
+    patient: bool = False
+
+
 @dataclass(slots=True)
 class Tally:
     """What was seen in a window of time.
@@ -110,7 +127,7 @@ async def run_client(
         requests: Sent in turn.
         first: Index of the one to begin with.
         tally: Is told what comes back.
-        patient: After a refusal, wait as long as its `Retry-After` says, and not just a moment.
+        patient: As in `Load`.
     """
     connection = Connection(port)
     for request in islice(cycle(requests), first, None):
@@ -133,26 +150,18 @@ async def run_client(
     connection.close()
 
 
-async def run_clients(
-    port: int,
-    requests: Sequence[bytes],
-    clients: int,
-    warm_up_s: float,
-    seconds: float,
-    *,
-    patient: bool = False,
-) -> Tally:
-    """Run clients for some seconds, after some that do not count; `patient` as in `run_client`."""
-    opens = time.perf_counter() + warm_up_s
-    tally = Tally(opens, opens + seconds)
+async def run_clients(port: int, requests: Sequence[bytes], load: Load) -> Tally:
+    """Run clients for some seconds, after some that do not count."""
+    opens = time.perf_counter() + load.warm_up_s
+    tally = Tally(opens, opens + load.seconds)
     tasks = [
         asyncio.create_task(
-            run_client(port, requests, index % len(requests), tally, patient=patient)
+            run_client(port, requests, index % len(requests), tally, patient=load.patient)
         )
-        for index in range(clients)
+        for index in range(load.clients)
     ]
     # What runs is waited for, so that the next case begins with a server that is idle.
-    _, late = await asyncio.wait(tasks, timeout=warm_up_s + seconds + PATIENCE_S)
+    _, late = await asyncio.wait(tasks, timeout=load.warm_up_s + load.seconds + PATIENCE_S)
     for task in late:
         task.cancel()
         tally.errors["no answer"] += 1
@@ -172,16 +181,8 @@ def main() -> None:
     requests = [file.read_bytes() for file in asked.requests]
     gc.disable()  # nothing here makes cycles, and a pause would be taken for the server's
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        tally = runner.run(
-            run_clients(
-                asked.port,
-                requests,
-                asked.clients,
-                asked.warm_up,
-                asked.seconds,
-                patient=asked.patient,
-            )
-        )
+        load = Load(asked.clients, asked.warm_up, asked.seconds, asked.patient)
+        tally = runner.run(run_clients(asked.port, requests, load))
     json.dump(tally.told() | {"cpu_s": time.process_time()}, sys.stdout)
 
 
