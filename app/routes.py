@@ -271,8 +271,8 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends]) -> None:
         schemes: How a client of `/v1` may say who it is, for the documentation.
     """
     app.include_router(v1, dependencies=schemes)
-    uploads = [each for each in v1.routes if isinstance(each, Route) and "POST" in each.methods]
-    app.add_middleware(Gate, routes=uploads)
+    routes = [each for each in v1.routes if isinstance(each, Route)]
+    app.add_middleware(Gate, routes=[each for each in routes if "POST" in (each.methods or ())])
     app.include_router(health)
     add_page(app)
     app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
