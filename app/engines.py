@@ -176,7 +176,7 @@ class OpenVinoEngine:
             # With a cache the network is not even read, as long as it is asked for by its file.
             cached = cache is not None or precision == "int8"
             file = str(path / INT8 if precision == "int8" else path)
-            network = file if cached else _simplify(core.read_model(file))
+            network = file if cached else simplify(core.read_model(file))
             # One image by all threads, or an image a thread: two cores answer a client that is
             # alone in half the time by the first, and 16 clients a third faster by the second.
             streams = sorted({1, threads})
@@ -209,7 +209,7 @@ class OpenVinoEngine:
             requests.close()
 
 
-def _simplify(network: Any) -> Any:  # noqa: ANN401 -- OpenVINO has no types
+def simplify(network: Any) -> Any:  # noqa: ANN401 -- OpenVINO has no types
     """Do once what every compilation of a network read from a SavedModel would do for itself.
 
     Weights of float16 become float32, with what scales them multiplied in. What is compiled from it
