@@ -41,7 +41,7 @@ def silence_libraries() -> None:
     # These quote the headers of DICOM files; where pydicom is imported, its logger is turned off.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     # Below this level they tell bytes of uploads, or the paths that they ask for.
-    for name in ("python_multipart", "PIL", "pydicom", "highdicom", "urllib3"):
+    for name in ("python_multipart", "PIL", "pydicom", "highdicom", "imagecodecs", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

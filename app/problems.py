@@ -1,13 +1,14 @@
 """Problems as answers over HTTP, after RFC 9457."""
 
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from app.errors import CovidXrayError
+from app.errors import CovidXrayError, Overloaded
 from app.observability import note_problem
 from app.schemas import Problem
 
@@ -61,3 +62,8 @@ def problems(
         }
         for status in statuses
     }
+
+
+def retry_after_s(error: Overloaded) -> int:
+    """Tell the whole seconds, at least one, after which to try again."""
+    return max(1, math.ceil(error.retry_after_s))

@@ -28,6 +28,11 @@ def native_precisions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[Precision,
     return tuple(each for each in FASTEST_FIRST if each == "f32" or flags & _INSTRUCTIONS[each])
 
 
+def beside_int8() -> Precision:
+    """What the part of a quantised network that is not in integers is computed in."""
+    return "bf16" if "bf16" in native_precisions() else "f32"
+
+
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Count the CPUs that this process may use: its affinity, cut to its cgroup's quota.
 

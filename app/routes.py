@@ -1,7 +1,6 @@
 """HTTP in and out. Whatever is decided about an image is decided in `app.service`."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
@@ -12,18 +11,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from app.dicomweb.delivery import Delivery
 from app.dicomweb.outbox import Outbox
-from app.dicomweb.routes import make_router
+from app.dicomweb.routes import make_router, studies
 from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
 from app.examples import documented
-from app.inference_protocol.routes import add_inference_protocol
+from app.gate import Gate
+from app.inference_protocol.routes import add_inference_protocol, v2
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
 from app.overlay import OPACITY
 from app.page import add_page
-from app.problems import answer, problems, to_problem
+from app.problems import answer, problems, retry_after_s, to_problem
 from app.schemas import (
     AliveSchema,
     PredictionSchema,
@@ -243,6 +244,7 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delive
     app.include_router(make_router(delivery), dependencies=schemes)
     app.include_router(health)
     add_inference_protocol(app, schemes)
+    app.add_middleware(Gate, routes=_uploads(v1, studies, v2))
     add_page(app)
     app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
 
@@ -273,7 +275,12 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delive
         return answer(Problem.internal(), HEADERS, path=request.scope["path"])
 
 
+def _uploads(*routers: APIRouter) -> list[Route]:
+    routes = [each for router in routers for each in router.routes if isinstance(each, Route)]
+    return [each for each in routes if "POST" in (each.methods or ())]
+
+
 def _retry_after(error: CovidXrayError) -> dict[str, str]:
     if isinstance(error, Overloaded):
-        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        return {"Retry-After": str(retry_after_s(error))}
     return {"Retry-After": "1"} if isinstance(error, NotReady) else {}

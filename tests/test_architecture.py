@@ -11,6 +11,7 @@ APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
 WEB_MODULES = {
+    "gate",
     "main",
     "negotiation",
     "page",
@@ -86,11 +87,13 @@ MAY_IMPORT = {
     "problem_examples": {"errors", "problems", "schemas"},
     "problems": {"errors", "observability", "schemas"},
     "uploads": {"errors", "service"},
+    "gate": {"errors", "observability", "problems", "schemas", "service"},
     "routes": {
         "dicomweb",
         "errors",
         "examples",
         "inference_protocol",
+        "gate",
         "negotiation",
         "observability",
         "overlay",

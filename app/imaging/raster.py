@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from app.errors import UnreadableImage, UnsupportedImage, UnsupportedImageType
 from app.imaging.contract import SIZE, Pixels
 from app.imaging.radiograph import ImageWarning, Radiograph
-from app.imaging.structure import count_passes
+from app.imaging.structure import count_passes, is_plain_png
 
 _READ = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _KNOWN_BUT_NOT_READ = {
@@ -85,8 +85,10 @@ def decode(data: bytes, limits: Limits | None = None, *, reduced: bool = False) 
     kind = _sniff(data)
     passes = count_passes(data, kind)
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            _check(image, passes, limits or Limits())
+        with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+            _check(opened, passes, limits or Limits())
+            image = _read_plain_png(data) if kind == "PNG" else None
+            image = image or opened
             size = image.size
             if reduced:
                 image.draft(None, (_LEAST_REDUCED_SIDE, _LEAST_REDUCED_SIDE))
@@ -132,6 +134,21 @@ def _check(image: Image.Image, passes: int, limits: Limits) -> None:
         raise UnsupportedImage("a progressive JPEG of about 10 scans", f"{passes} of them")
     if image.format == "PNG" and getattr(image, "is_animated", False):
         raise UnsupportedImage("a single image", "an animated PNG")
+
+
+def _read_plain_png(data: bytes) -> Image.Image | None:
+    """Read a PNG of nothing but pixels by libpng, which gives the same ones sooner than Pillow.
+
+    Whatever it does not take is left to Pillow to judge: it is the stricter of the two.
+    """
+    if not is_plain_png(data):
+        return None
+    import imagecodecs  # noqa: PLC0415 -- loaded with the first file that it reads
+
+    try:
+        return Image.fromarray(imagecodecs.png_decode(data))
+    except (RuntimeError, ValueError):  # its own errors are RuntimeErrors
+        return None
 
 
 def _to_gray(image: Image.Image) -> tuple[Pixels, tuple[ImageWarning, ...]]:

@@ -5,6 +5,7 @@ through the whole picture for every scan; a few megabytes of them could keep a t
 """
 
 import struct
+from collections.abc import Iterator
 
 from app.errors import UnsupportedImage
 
@@ -15,6 +16,9 @@ that are usual, this is a PNG of 160 MB."""
 _PNG_SIGNATURE = 8
 _CHUNK = struct.Struct(">I4s")
 _CHECKSUM = 4
+_PNG_DEPTH, _PNG_CHECKSUM = 24, 29
+"""Where bit depth, color type, compression, filter and interlacing stand in the header."""
+_PLAIN = {bytes([8, color, 0, 0, 0]) for color in (0, 2)}
 _LENGTH = struct.Struct(">H")
 _MARKER = b"\xff"
 _START_OF_SCAN = 0xDA
@@ -37,13 +41,32 @@ def count_passes(data: bytes, kind: str) -> int:
     return data.count(bytes([0xFF, _START_OF_SCAN]), _find_first_scan(data))
 
 
+def is_plain_png(data: bytes) -> bool:
+    """Tell whether a PNG has nothing but pixels, gray or RGB of 8 bits in the order of their rows.
+
+    Args:
+        data: The file's bytes, with as few parts as `count_passes` lets through.
+    """
+    names = list(_chunks(data))
+    return data[_PNG_DEPTH:_PNG_CHECKSUM] in _PLAIN and names == [
+        b"IHDR",
+        *[b"IDAT"] * (len(names) - 2),
+        b"IEND",
+    ]
+
+
 def _check_chunks(data: bytes) -> None:
-    at, parts, name = _PNG_SIGNATURE, 0, b""
+    for parts, _ in enumerate(_chunks(data), 1):
+        _check_parts(parts)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """Walk over a PNG's chunks: the name of each."""
+    at, name = _PNG_SIGNATURE, b""
     while at + _CHUNK.size <= len(data) and name != b"IEND":
         length, name = _CHUNK.unpack_from(data, at)
         at += _CHUNK.size + length + _CHECKSUM
-        parts += 1
-        _check_parts(parts)
+        yield name
 
 
 def _find_first_scan(data: bytes) -> int:

@@ -291,3 +291,18 @@ def test_a_compiled_network_is_kept_in_the_cache_and_gives_the_same_answer(
     )
     assert list((tmp_path / "cache").iterdir())
     assert np.array_equal(first.probabilities, second.probabilities)
+
+
+def test_weights_of_float16_are_made_float32_once_for_all_compilations() -> None:
+    openvino = pytest.importorskip("openvino")
+    ops = importlib.import_module("openvino.opset8")
+    values = np.linspace(-1, 1, 12, dtype=np.float16).reshape(3, 4)
+    image = ops.parameter([1, 3], np.float32, name="image")
+    wide = ops.convert(ops.constant(values), np.float32)
+    network = openvino.Model([ops.matmul(image, wide, False, False)], [image], "network")  # noqa: FBT003 -- OpenVINO's own
+    simplified = engines.simplify(network)
+    constants = [each for each in simplified.get_ops() if each.get_type_name() == "Constant"]
+    assert [each.get_element_type().to_dtype() for each in constants] == [np.float32]
+    row = np.array([[1, 2, 3]], np.float32)
+    (answer,) = openvino.compile_model(simplified, "CPU")(row).values()
+    assert np.allclose(answer, row @ values.astype(np.float32), atol=1e-2)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import unittest.mock
 
 import hypothesis
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from app.errors import InputError
 from app.imaging import SIZE, Limits, decode, to_model_input
-from app.imaging.structure import count_passes
+from app.imaging.structure import count_passes, is_plain_png
 from tests.fakes import encode, gray_png
 
 FEW = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -117,3 +118,40 @@ def test_whatever_the_bytes_are_the_answer_is_an_image_within_its_limits_or_an_i
 @given(st.one_of(damaged(), st.binary(max_size=400)), st.sampled_from(["PNG", "JPEG"]))
 def test_the_structure_of_any_bytes_is_found_in_one_pass(data: bytes, kind: str) -> None:
     assert 0 <= count_passes(data, kind) <= max(1, len(data) // 2)
+
+
+def by_pillow_alone(data: bytes) -> NDArray[np.uint8] | str:
+    with unittest.mock.patch("app.imaging.raster.is_plain_png", return_value=False):
+        return outcome(data)
+
+
+def outcome(data: bytes) -> NDArray[np.uint8] | str:
+    """Decode a file to its pixels, or to the code of its error."""
+    try:
+        return decode(data, LIMITS).pixels
+    except InputError as error:
+        return error.code
+
+
+@FEW
+@given(st.one_of(grays, colors), st.sampled_from([0, 1, 9]), st.booleans())
+def test_a_plain_png_has_the_same_pixels_by_either_decoder(
+    pixels: NDArray[np.uint8], level: int, interlaced: bool
+) -> None:
+    data = save(Image.fromarray(pixels), compress_level=level, interlace=interlaced)
+    assert is_plain_png(data) == (pixels.shape[2:] != (4,))
+    assert np.array_equal(outcome(data), by_pillow_alone(data))
+
+
+@MANY
+@given(st.data())
+def test_a_damaged_plain_png_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    shape = data.draw(st.sampled_from([(40, 33), (17, 70, 3)]))
+    damaged = bytearray(save(Image.fromarray(rng.integers(90, 110, shape, np.uint8))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(8, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, 30))
+    file = bytes(damaged[: len(damaged) - cut])
+    expected = by_pillow_alone(file)
+    assert np.array_equal(outcome(file), expected)

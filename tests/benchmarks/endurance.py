@@ -3,7 +3,9 @@
 python -m tests.benchmarks.endurance [--overload-seconds 60] [--reloads 50]
 
 Starts the service with the newest release of `model_store`, and prints what was seen: ten times as
-many clients as it has places, then new versions under load, each in the place of the one before.
+many clients as it has places, which ask again at once when they are refused or, the patient ones,
+when `Retry-After` says; then new versions under load, each in the place of the one before. The load
+takes its share of the same cores: CPU times are in percent of one core, of the whole of a row.
 """
 
 import argparse
@@ -12,15 +14,18 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 
 from tests.benchmarks.figures import percentile, table
 from tests.benchmarks.machine import ROOT, newest_release
-from tests.benchmarks.serving.load import Tally, run_client, run_clients
+from tests.benchmarks.serving.load import Load, Tally, run_client
 from tests.benchmarks.serving.requests import build_request
 from tests.benchmarks.xrays import make_inputs
 from tests.integration.server import Server
@@ -28,18 +33,56 @@ from tests.integration.server import Server
 MEGABYTE = 2**20
 QUEUE = 16
 TIMES = 10
+WARM_UP_S = 2.0
 SETTLED = 4
 """Versions after which memory is measured first: what is allocated once has been."""
 SETTLES_S = 5.0
 """After a reload, in which the older release is closed by its last user."""
 
 
-HEAD = ["", "accepted/s", "p50 ms", "p99 ms", "refused", "other failures", "RSS MiB"]
+HEAD = [
+    *("", "accepted/s", "p50 ms", "p99 ms", "refused", "other failures", "RSS MiB"),
+    *("service CPU", "load CPU"),
+]
 
 
 def rss(server: Server) -> float:
     """Resident memory of the server, in MiB."""
     return float(psutil.Process(server.process.pid).memory_info().rss / MEGABYTE)
+
+
+def cpu_s(server: Server) -> float:
+    """Seconds of CPU time that the server has taken."""
+    times = psutil.Process(server.process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+async def run_load(server: Server, requests: list[Path], load: Load) -> tuple[Tally, list[str]]:
+    """Run clients in a process of their own.
+
+    Returns:
+        What they saw, and the CPU that the server and they took.
+    """
+    port = server.client.base_url.port
+    options = {
+        "port": port,
+        "clients": load.clients,
+        "warm-up": load.warm_up_s,
+        "seconds": load.seconds,
+    }
+    words = [f"--{name}={value}" for name, value in options.items()]
+    words += ["--patient"] if load.patient else []
+    began, before_s = time.perf_counter(), cpu_s(server)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.benchmarks.serving.load", *words, *map(str, requests)),
+        stdout=subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    passed_s = time.perf_counter() - began
+    found = json.loads(out)
+    tally = Tally(0, load.seconds, found["latencies_ms"], Counter(found["errors"]))
+    shares = ((cpu_s(server) - before_s) / passed_s, found["cpu_s"] / passed_s)
+    return tally, [f"{share:.0%}" for share in shares]
 
 
 def row(name: str, tally: Tally, server: Server, seconds: float) -> list[str]:
@@ -57,7 +100,7 @@ def row(name: str, tally: Tally, server: Server, seconds: float) -> list[str]:
     ]
 
 
-async def overload(store: Path, requests: list[bytes], seconds: float) -> list[list[str]]:
+async def overload(store: Path, requests: list[Path], seconds: float) -> list[list[str]]:
     """Fill every place, then ask with ten times as many clients."""
     server = Server(
         {
@@ -68,12 +111,16 @@ async def overload(store: Path, requests: list[bytes], seconds: float) -> list[l
         }
     )
     await asyncio.to_thread(server.wait_until_ready)
-    port = server.client.base_url.port or 0
     places = QUEUE + len(os.sched_getaffinity(0))
     rows = []
-    for name, clients in (("all places", places), (f"{TIMES} times", TIMES * places)):
-        tally = await run_clients(port, requests, clients, 2, seconds)
-        rows.append(row(f"{name}: {clients} clients", tally, server, seconds))
+    for name, load in {
+        "all places": Load(places, WARM_UP_S, seconds),
+        f"{TIMES} times": Load(TIMES * places, WARM_UP_S, seconds),
+        f"{TIMES} times, patient": Load(TIMES * places, WARM_UP_S, seconds, patient=True),
+    }.items():
+        tally, shares = await run_load(server, requests, load)
+        told = f"{name}: {load.clients} clients"
+        rows.append([*row(told, tally, server, seconds), *shares])
     server.stop()
     return rows
 
@@ -100,7 +147,7 @@ async def reload(release: Path, requests: list[bytes], times: int) -> list[list[
             if version in {SETTLED + 1, times + 1}:
                 await asyncio.sleep(SETTLES_S)
                 seconds = time.perf_counter() - began
-                rows.append(row(f"{version - 1} reloads", tally, server, seconds))
+                rows.append([*row(f"{version - 1} reloads", tally, server, seconds), "-", "-"])
         tally.closes = time.perf_counter()  # the clients stop after their next answer
         await asyncio.gather(*clients)
         server.stop()
@@ -137,7 +184,11 @@ async def main() -> None:
     ]
     rows = [HEAD]
     if asked.overload_seconds:
-        rows += await overload(release.parent.parent, requests, asked.overload_seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / str(index) for index in range(len(requests))]
+            for file, request in zip(files, requests, strict=True):
+                file.write_bytes(request)
+            rows += await overload(release.parent.parent, files, asked.overload_seconds)
     if asked.reloads:
         rows += await reload(release, requests, asked.reloads)
     print(table(rows))  # noqa: T201 -- a benchmark reports to the terminal

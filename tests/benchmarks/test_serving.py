@@ -19,7 +19,7 @@ from tests.benchmarks.figures import Spread
 from tests.benchmarks.machine import ROOT, newest_release
 from tests.benchmarks.serving import report
 from tests.benchmarks.serving.limit import concurrencies
-from tests.benchmarks.serving.load import Tally, run_clients
+from tests.benchmarks.serving.load import Load, Tally, run_clients
 from tests.benchmarks.serving.options import parse, split_cpus
 from tests.benchmarks.serving.requests import build_request
 from tests.benchmarks.serving.servers import (
@@ -108,9 +108,18 @@ async def test_the_load_counts_good_answers_and_names_the_others(
     answer: bytes, error: str | None
 ) -> None:
     async with _serving(answer, 5) as port:
-        tally = await run_clients(port, [b"first", b"other"], 3, 0.0, 0.1)
+        tally = await run_clients(port, [b"first", b"other"], Load(3, 0.0, 0.1))
     assert bool(tally.latencies_ms) == (error is None)
     assert set(tally.errors) == ({error} if error else set())
+    assert json.loads(json.dumps(tally.told()))["errors"] == tally.errors
+
+
+@pytest.mark.anyio
+async def test_a_patient_client_asks_again_when_it_is_told_to() -> None:
+    later = BUSY.replace(b"Content", b"Retry-After: 9\r\nContent", 1)
+    async with _serving(later, 5) as port:
+        tally = await run_clients(port, [b"first"], Load(3, 0.0, 0.2, patient=True))
+    assert tally.errors == {"503": 3}
 
 
 def test_the_options_have_defaults_and_refuse_what_is_unknown(

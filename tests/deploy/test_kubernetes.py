@@ -325,7 +325,7 @@ def test_the_autoscaler_asks_for_what_the_adapter_makes_of_the_services_histogra
     (asked,) = (each["pods"]["metric"]["name"] for each in metrics if each["type"] == "Pods")
     series = rule["seriesQuery"].partition("{")[0]
     assert re.sub(rule["name"]["matches"], rule["name"]["as"], series) == asked
-    page = generate_latest(Metrics(lambda: None).registry).decode()
+    page = generate_latest(Metrics(lambda: None, lambda: None).registry).decode()
     shown = {
         (sample.name, sample.labels.get("stage"))
         for family in text_string_to_metric_families(page)
