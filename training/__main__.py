@@ -11,10 +11,12 @@ from app.errors import CovidXrayError
 from training import stages
 from training.config import load_config
 from training.crossval import cross_validate, table
+from training.errors import WorkerLost
 from training.model import build, set_trainable
 from training.model import summary as describe
 from training.report import report
 from training.run import Run
+from training.workers import chief_first, join, leave
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -53,10 +55,17 @@ def run(  # noqa: PLR0913, PLR0917 -- options of a command
     backbone: Backbone = None,
     continue_from: ContinueFrom = None,
 ) -> None:
-    """Do everything: scan, fit, export, evaluate, model card. Goes on where it was stopped."""
-    this = _open(data, config, work, backbone)
-    stages.scan(this)
-    stages.fit(this, continue_from)
+    """Do everything: scan, fit, export, evaluate, model card. Goes on where it was stopped.
+
+    With TF_CONFIG the machines that it names fit together; the chief does all else.
+    """
+    workers = join()
+    with chief_first(workers):
+        this = _open(data, config, work, backbone)
+        stages.scan(this)
+    stages.fit(this, continue_from, workers)
+    if workers and not workers.chief:
+        return
     stages.export(this)
     stages.evaluate(this)
     typer.echo(f"The release is {stages.card(this, out)}")
@@ -76,8 +85,11 @@ def fit(
     backbone: Backbone = None,
     continue_from: ContinueFrom = None,
 ) -> None:
-    """Train every stage of the recipe, from where it stopped."""
-    stages.fit(_open(data, config, work, backbone), continue_from)
+    """Train every stage of the recipe, from where it stopped; on all machines of TF_CONFIG."""
+    workers = join()
+    with chief_first(workers):
+        this = _open(data, config, work, backbone)
+    stages.fit(this, continue_from, workers)
 
 
 @app.command()
@@ -180,6 +192,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         app()
+    except WorkerLost as error:
+        leave(error)
     except CovidXrayError as error:
         sys.exit(f"training: {error}")
 

@@ -6,6 +6,7 @@ CovidXrayError
     ├── DatasetInvalid        the images cannot be used for this recipe
     ├── BackboneUnavailable   the backbone's weights cannot be had
     ├── ContinuationImpossible  the recipe does not go on from that release
+    ├── WorkerLost            another worker of a training on several machines has ended
     └── RunMismatch           the work folder holds another run, or not yet what is needed
 """
 
@@ -30,6 +31,10 @@ class BackboneUnavailable(TrainingError):
 
 class ContinuationImpossible(TrainingError):
     """A release was made from other images, or by stages that the recipe does not begin with."""
+
+
+class WorkerLost(TrainingError):
+    """Another worker has ended before the training has; all are to be started again."""
 
 
 class RunMismatch(TrainingError):

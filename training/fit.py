@@ -12,6 +12,7 @@ Layout of the folder of a fit:
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from training.config import Config, Stage
 from training.files import write_whole
 from training.model import build, feature_extractor, fused, head, set_trainable
 from training.pipeline import Array
+from training.workers import Loop, Workers, predict_alone
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,13 @@ def strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 
 
-def fit(folder: Path, config: Config, train: Examples, validation: Examples) -> keras.Model:
+def fit(
+    folder: Path,
+    config: Config,
+    train: Examples,
+    validation: Examples,
+    workers: Workers | None = None,
+) -> keras.Model:
     """Train every stage that is not done yet.
 
     Args:
@@ -116,61 +124,88 @@ def fit(folder: Path, config: Config, train: Examples, validation: Examples) -> 
         config: The recipe.
         train: uint8 `[n, 224, 224, 1]` and one-hot targets.
         validation: The same; measured at the end of each epoch, never learned from.
+        workers: Train together with these, which have the same arguments and share the folder.
 
     Returns:
         The trained network.
 
     Raises:
         BackboneUnavailable: The backbone's weights cannot be had.
-        ConfigInvalid: A stage trains from a layer that the backbone does not have.
+        ConfigInvalid: A stage trains from a layer that the backbone does not have, or its batches
+            cannot be shared equally.
+        RunMismatch: The workers do not share the folder.
+        WorkerLost: Another worker has ended.
     """
     config = config.with_backbone(config.backbone)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.precision)
-    with strategy().scope():
-        model = fused(build(train.targets.shape[1], config.backbone))
+    if workers is None:
+        return _fit_stages(folder, config, (train, validation), None)
+    with workers.folder(folder) as mine:
+        return _fit_stages(mine, config, (train, validation), workers)
+
+
+def _fit_stages(
+    folder: Path, config: Config, data: tuple[Examples, Examples], workers: Workers | None
+) -> keras.Model:
+    with (workers.strategy if workers else strategy()).scope():
+        model = fused(build(data[0].targets.shape[1], config.backbone))
         places = [folder / stage_folder(config, n) for n in range(len(config.stages))]
         done = [number for number, place in enumerate(places) if (place / FINAL).exists()]
         if done:
             model.load_weights(places[done[-1]] / FINAL)
         for number in range(done[-1] + 1 if done else 0, len(places)):
             places[number].mkdir(parents=True, exist_ok=True)
-            _fit_stage(places[number], config, number, model, (train, validation))
+            _fit_stage(places[number], config, number, model, data, workers)
             write_whole(places[number] / FINAL, model.save_weights)
     return model
 
 
-def _fit_stage(
-    place: Path, config: Config, number: int, model: keras.Model, data: tuple[Examples, Examples]
+def _fit_stage(  # noqa: PLR0913, PLR0917 -- what, where, on what and with whom
+    place: Path,
+    config: Config,
+    number: int,
+    model: keras.Model,
+    data: tuple[Examples, Examples],
+    workers: Workers | None,
 ) -> None:
     stage = config.stages[number]
     set_trainable(model, stage.train_from, stage.batch_norm)
     network = model
     train, validation = (_at_size(examples, stage.size) for examples in data)
     if config.cache_features and stage.train_from == "head" and not stage.augment.active:
-        train, validation = _features(place / "features.npz", model, stage, (train, validation))
+        train, validation = _features(
+            place / "features.npz", model, stage, (train, validation), workers
+        )
         network = head(model)
     steps = pipeline.steps_per_epoch(len(train.inputs), stage)
+    if workers:
+        workers.check_shares(min(stage.batch_size, len(train.inputs)))
     _compile(network, stage, steps)
     checkpoint = EpochCheckpoint(place)
     first = checkpoint.restore(network)
     log.info("stage %s: from epoch %d of %d", stage.name, first + 1, stage.epochs)
+    batches = pipeline.training_batches(
+        train.inputs, train.targets, stage, config.seed + number, first
+    )
+    measured = pipeline.evaluation_batches(validation.inputs, validation.targets, stage.batch_size)
+    callbacks = [
+        checkpoint,
+        keras.callbacks.TensorBoard(place.parent / "tensorboard" / place.name, write_graph=False),
+    ]
+    if workers:
+        epochs = range(first, stage.epochs)
+        Loop(workers, network).fit(batches, measured, steps, epochs, callbacks)
+        return
     network.fit(
-        pipeline.training_batches(train.inputs, train.targets, stage, config.seed + number, first),
+        batches,
         steps_per_epoch=steps,
         shuffle=False,  # the pipeline's own business
         initial_epoch=first,
         epochs=stage.epochs,
-        validation_data=pipeline.evaluation_batches(
-            validation.inputs, validation.targets, stage.batch_size
-        ),
-        callbacks=[
-            checkpoint,
-            keras.callbacks.TensorBoard(
-                place.parent / "tensorboard" / place.name, write_graph=False
-            ),
-        ],
+        validation_data=measured,
+        callbacks=callbacks,
     )
 
 
@@ -207,13 +242,18 @@ def _at_size(examples: Examples, size: int) -> Examples:
 
 
 def _features(
-    file: Path, model: keras.Model, stage: Stage, data: tuple[Examples, Examples]
+    file: Path,
+    model: keras.Model,
+    stage: Stage,
+    data: tuple[Examples, Examples],
+    workers: Workers | None,
 ) -> tuple[Examples, Examples]:
     """The pooled features float32 `[n, 2048]` of both sets; computed once, then read."""
     if not file.exists():
         extractor = feature_extractor(model)
+        predict = partial(predict_alone, extractor) if workers else extractor.predict
         arrays = [
-            extractor.predict(
+            predict(
                 pipeline.evaluation_batches(examples.inputs, examples.targets, stage.batch_size)
             )
             for examples in data

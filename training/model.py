@@ -21,6 +21,13 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     part of a training step. The name is Keras', since a weights file names layers by their class.
     """
 
+    def add_weight(self, *args: object, **options: object) -> keras.Variable:
+        """Make a variable which, where several devices train, takes the mean of their statistics.
+
+        Each normalises its part of a batch by that part's own.
+        """
+        return super().add_weight(*args, **{**options, "aggregation": "mean"})
+
     def call(
         self,
         inputs: tf.Tensor,

@@ -29,6 +29,7 @@ from training.files import write_whole
 from training.fit import Examples, History
 from training.folding import fold
 from training.run import Run, places
+from training.workers import Workers, chief_first
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,13 @@ def scan(run: Run) -> None:
     run.scan()
 
 
-def fit(run: Run, release: Path | None = None) -> None:
+def fit(run: Run, release: Path | None = None, workers: Workers | None = None) -> None:
     """Train the network, stage after stage of the recipe; after a release's where one is given."""
     if release:
-        continue_from(release, run.folder / "fit", run.config, run.records())
+        with chief_first(workers):
+            continue_from(release, run.folder / "fit", run.config, run.records())
     train, validation = (_examples(run, name) for name in ("train", "validation"))
-    fitting.fit(run.folder / "fit", run.config, train, validation)
+    fitting.fit(run.folder / "fit", run.config, train, validation, workers)
 
 
 def export(run: Run) -> None:
