@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from app import server
+from app.bulk import Asked, score_files
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
@@ -77,6 +78,35 @@ def predict(
             "Expected --server with it; received none.", param_hint="--api-key-file"
         )
     if not asyncio.run(_predict(find_files(files), server, api_key_file, as_json=as_json)):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def bulk(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A file, a folder with all below it, a pattern ('**/*.dcm'), or a Parquet list "
+            "with a column path; also at an address such as s3://bucket/folder.",
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the rows; a run in it goes on.")],
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, instead of this machine alone.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Engines in all; one a machine where not given.")
+    ] = None,
+) -> None:
+    """Score many X-rays into Parquet, one row a file; exit with 1 where one has no answer."""
+    configure_logging("info", "console")
+    found = score_files(Asked(source, out, address, workers), load_settings())
+    typer.echo(f"{found.files} files in {out}, {found.failed} of them without an answer.")
+    if found.missed:
+        typer.echo(f"{found.missed} came while it ran: give the same command again.", err=True)
+    if found.failed or found.missed:
         raise typer.Exit(1)
 
 

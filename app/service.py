@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import CovidXrayError, NotAChestRadiograph, NotReady
+from app.decision import Acceptance, decide, judge
+from app.errors import CovidXrayError, NotReady
 from app.imaging import DicomInstance, ImageWarning, Limits, Pixels, Radiograph, decode
 from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
 from app.registry import Registry
@@ -56,14 +57,6 @@ class Unrecorded:
 
 
 UNRECORDED = Unrecorded()
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """How much the image looks like the X-rays that the release was made for."""
-
-    score: float
-    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +310,7 @@ class InferenceService:
             probabilities=answer.probabilities[0],
             heatmap=answer.heatmap[0],
             acceptance=acceptance,
-            warnings=radiograph.warnings + self._judge(release, acceptance),
+            warnings=radiograph.warnings + judge(manifest, acceptance, refuses=self._refuses),
             timings_s={
                 "decode": decoded - start,
                 "queue": place.waited_s,
@@ -326,36 +319,17 @@ class InferenceService:
             },
         )
 
-    def _judge(self, release: Release, acceptance: Acceptance) -> tuple[ImageWarning, ...]:
-        if not release.manifest.acceptance.trained:
-            detail = "This release cannot tell whether an image is a frontal chest X-ray."
-            return (ImageWarning("acceptance-not-trained", detail),)
-        if acceptance.score >= acceptance.threshold:
-            return ()
-        error = NotAChestRadiograph(
-            f"a frontal chest X-ray, with an acceptance score of at least {acceptance.threshold:g}",
-            f"an image with the score {acceptance.score:.3g}",
-        )
-        if self._refuses:
-            raise error
-        return (ImageWarning(error.code, str(error)),)
-
 
 def _decide(analysis: _Analysis) -> Prediction:
     manifest = analysis.release.manifest
     radiograph = analysis.radiograph
-    probabilities = dict(zip(manifest.labels, analysis.probabilities.tolist(), strict=True))
-    positive, negative = manifest.labels
-    threshold = manifest.decision.threshold
+    decision = decide(manifest, analysis.probabilities.tolist())
     return Prediction(
         id=uuid4(),
-        label=positive if probabilities[positive] >= threshold else negative,
-        probabilities=probabilities,
-        decision_threshold=threshold,
-        prediction_set={
-            f"{rule.confidence:.0%}": rule.labels(probabilities)
-            for rule in manifest.prediction_sets
-        },
+        label=decision.label,
+        probabilities=decision.probabilities,
+        decision_threshold=manifest.decision.threshold,
+        prediction_set=decision.prediction_set,
         acceptance=analysis.acceptance,
         warnings=analysis.warnings,
         image=ImageInfo(

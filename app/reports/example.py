@@ -5,8 +5,9 @@ from uuid import UUID
 
 import numpy as np
 
+from app.decision import Acceptance
 from app.imaging import DicomInstance, Radiograph, phantom
-from app.service import Acceptance, Finding, ImageInfo, ModelInfo, Prediction
+from app.service import Finding, ImageInfo, ModelInfo, Prediction
 
 ISSUED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
