@@ -238,8 +238,8 @@ class TestScoring:
             file = tmp_path / "file"
             file.write_bytes(data)
             row = scorer.score(str(file), "shown")
-            (back,) = pa.RecordBatch.from_pylist([row], schema=scorer.schema).to_pylist()
-            return back  # type: ignore[no-any-return] -- pyarrow has no types
+            back: list[Row] = pa.RecordBatch.from_pylist([row], scorer.schema).to_pylist()
+            return back[0]
 
         return score
 

@@ -15,7 +15,7 @@ from tests.app.dicoms import dicom
 from tests.benchmarks.bulk.process import Run, count_rows, fake_command
 
 FILES = 4000
-PATIENCE_S = 120.0
+PATIENCE_S = 130.0
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from app.engines import EngineOptions, create_engine
+from app.engines import EngineOptions, open_engine
+from app.release import Precision, open_release
 from tests.benchmarks.serving.limit import answer, run_threads
 
 WARM_UP_S = 2.0
@@ -19,7 +21,8 @@ WARM_UP_S = 2.0
 def main() -> None:
     release, precision, threads, seconds, folder = sys.argv[1:]
     count = int(threads)
-    engine = create_engine(Path(release), "auto", precision, EngineOptions(threads=count))  # type: ignore[arg-type] -- a precision by name
+    options = EngineOptions(precision=cast("Precision", precision), threads=count)
+    engine = open_engine(open_release(Path(release)), options)
     files = [file.read_bytes() for file in sorted(Path(folder).iterdir())]
     work = partial(answer, engine, alone=count == 1)
     work(files[0])
