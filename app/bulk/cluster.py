@@ -7,8 +7,8 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,6 +37,7 @@ _STARTS = 3
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
@@ -151,7 +152,9 @@ def _alone(cores: int) -> dict[str, Any]:
     }
 
 
-def stream(source: Source, done: PathSet, job: Job, workers: int) -> Iterator[pa.RecordBatch]:
+def stream(
+    source: Source, done: PathSet, job: Job, workers: int
+) -> Generator[pa.RecordBatch, None, None]:
     """Score files as they are listed, and give their rows, in no order.
 
     Listing stops where the engines cannot follow, and they where the rows are not taken: what is
@@ -194,9 +197,11 @@ def stream(source: Source, done: PathSet, job: Job, workers: int) -> Iterator[pa
         max_task_retries=_RETRIES,
     )
     try:
-        for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for chunk in table.column("rows"):
-                yield from pa.ipc.open_stream(chunk.as_buffer())
+        # Closed before Ray is: what it leaves to the collector would start Ray again.
+        with closing(iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))) as tables:
+            for table in tables:
+                for chunk in table.column("rows"):
+                    yield from pa.ipc.open_stream(chunk.as_buffer())
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, CovidXrayError):

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -63,9 +63,10 @@ def _score(asked: Asked, source: Source, job: Job, output: Output, counter: "_Co
         pool = cluster.share_cores(found, asked.workers)
         _log.info("%d worker(s) of %d thread(s).", pool.workers, pool.threads)
         job = replace(job, threads=pool.threads)
-        for rows in cluster.stream(source, output.done, job, pool.workers):
-            output.add(rows)
-            tell()
+        with closing(cluster.stream(source, output.done, job, pool.workers)) as stream:
+            for rows in stream:
+                output.add(rows)
+                tell()
 
 
 def _shown(source: Source) -> Iterator[list[str]]:

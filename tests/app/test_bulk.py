@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -331,13 +331,13 @@ def test_without_the_extra_a_sentence_tells_what_to_install(
 def test_where_nothing_is_left_to_do_no_cluster_is_started(
     settings: Settings, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stream(*_: object) -> list[pa.RecordBatch]:
+    def stream(*_: object) -> Iterator[pa.RecordBatch]:
         manifest = choose_release(settings, fakes.new_fake_engine).manifest
         filled = {"warnings": [], "release_name": "", "release_version": 1, "release_digest": ""}
         filled |= {"engine": "", "precision": ""}
         listed = [{"path": path} | filled for path in open_source(str(xrays)).paths()]
         listed[0]["error_code"] = "unreadable-image"
-        return [pa.RecordBatch.from_pylist(listed, schema=schema_of(manifest))]
+        yield pa.RecordBatch.from_pylist(listed, schema=schema_of(manifest))
 
     monkeypatch.setattr("app.bulk.cluster.open_cluster", fake_cluster := FakeCluster())
     monkeypatch.setattr("app.bulk.cluster.stream", stream)

@@ -62,7 +62,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def write_xrays(folder: Path) -> list[str]:
     """Write four files, linked again and again: a PNG, a DICOM file, a broken and a foreign one."""
-    contents = (fakes.gray_png(height=20, width=20), dicom(), fakes.gray_png()[:60], b"text")
+    contents = (fakes.gray_png(), dicom(), fakes.gray_png()[:60], b"text")
     folder.mkdir()
     for index, content in enumerate(contents):
         (folder / f"{index}.png").write_bytes(content)
