@@ -23,11 +23,15 @@ from app.errors import BulkUnavailable, CovidXrayError
 
 _log = logging.getLogger(__name__)
 
-CHUNK = 32
-"""Files that a thread gets at once: few, so that none waits while others have many."""
+_FEW, _MANY, _OF = 8, 128, 256
+"""A thread gets one of so many parts of what is listed so far, at least few files and at most many.
+
+So a small input keeps all threads busy to its end, and a large one costs little: Ray Data keeps
+kilobytes of statistics for each chunk until the run ends.
+"""
 
 _STORE_BYTES = 128 * 2**20
-"""Shared memory for paths and rows on this machine; a chunk's take tens of kilobytes."""
+"""Shared memory for paths and rows on this machine; a chunk takes at most tens of kilobytes."""
 
 _RETRIES = 5
 """Times that a chunk whose worker died is begun again; a file that ends its worker ends the run."""
@@ -214,7 +218,9 @@ def _list_chunks(begin: pa.Table, source: Source, done: PathSet) -> Iterator[pa.
     """List what is not done, a chunk a row."""
     del begin
     paths = source.paths()
-    while chunk := list(islice(paths, CHUNK)):
+    listed = 0
+    while chunk := list(islice(paths, min(_MANY, max(_FEW, listed // _OF)))):
+        listed += len(chunk)
         fresh = done.add_new([show(path) for path in chunk])
         new = [os.fsencode(path) for path, is_new in zip(chunk, fresh, strict=True) if is_new]
         if new:

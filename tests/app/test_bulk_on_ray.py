@@ -108,7 +108,7 @@ def test_bad_files_are_rows_that_say_why(story: Story) -> None:
     assert codes == {None: 2 * quarter, "unreadable-image": quarter} | {
         "unsupported-image-type": quarter
     }
-    assert story.table.column("sop_instance_uid").drop_null().unique().length() == 1
+    assert len(story.table.column("sop_instance_uid").drop_null().unique()) == 1
 
 
 def test_a_run_that_ends_with_bad_files_has_said_so(story: Story) -> None:

@@ -136,6 +136,7 @@ def measure_rounds(asked: argparse.Namespace, folder: Path, few: Path, release: 
         for workers in asked.workers:
             out = folder / f"round-{number}-{workers}"
             rates.append(_bulk(few, out, release.parent.parent, workers, number))
+        print(*rates[-1 - len(asked.workers) :], sep="\n", flush=True)  # noqa: T201 -- progress
     return rates
 
 
