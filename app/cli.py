@@ -1,4 +1,4 @@
-"""`covid-xray serve`, `predict FILES...`, `analyse --study UID`, `verify PATH` and `key`."""
+"""`covid-xray serve`, `predict`, `bulk`, `analyse`, `verify` and `key`."""
 
 import asyncio
 import re
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import server
+from app.bulk import Asked, score_files
 from app.dicomweb.destination import Credentials
 from app.dicomweb.study import Analysis, analyse_all
 from app.engines import create_engine, installed_engines
@@ -127,6 +128,35 @@ def analyse(
     write = Analysis.as_json if as_json else Analysis.as_row
     work = _analyse(settings, server, (study, series), write, store=not no_store)
     raise typer.Exit(asyncio.run(work))
+
+
+@cli.command()
+def bulk(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A file, a folder with all below it, a pattern ('**/*.dcm'), or a Parquet list "
+            "with a column path; also at an address such as s3://bucket/folder.",
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the rows; a run in it goes on.")],
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, instead of this machine alone.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Engines in all; one a machine where not given.")
+    ] = None,
+) -> None:
+    """Score many X-rays into Parquet, one row a file; exit with 1 where one has no answer."""
+    configure_logging("info", "console")
+    found = score_files(Asked(source, out, address, workers), load_settings())
+    typer.echo(f"{found.files} files in {out}, {found.failed} of them without an answer.")
+    if found.missed:
+        typer.echo(f"{found.missed} came while it ran: give the same command again.", err=True)
+    if found.failed or found.missed:
+        raise typer.Exit(1)
 
 
 @cli.command()

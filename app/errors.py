@@ -8,6 +8,7 @@ CovidXrayError
 │   ├── PayloadTooLarge           payload-too-large
 │   ├── UploadStalled             upload-stalled
 │   ├── UnsupportedEncoding       unsupported-encoding        compressed in a way that is not read
+│   ├── FileNotRead               file-not-read               a file's bytes cannot be had
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
@@ -29,6 +30,10 @@ CovidXrayError
 ├── DicomWebError                 a DICOMweb server did not do what it was asked
 │   ├── DicomWebUnavailable       dicomweb-unavailable        it may do it later
 │   └── DicomWebRefused           dicomweb-refused            it never will
+├── BulkError                     the operator can mend it
+│   ├── BulkUnavailable           bulk-unavailable            not by what is installed or running
+│   ├── BulkInputInvalid          bulk-input-invalid          nothing to read, or no list of it
+│   └── BulkOutputTaken           bulk-output-taken           the folder is another run's
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
@@ -94,6 +99,13 @@ class UploadStalled(InputError):
 
     code = "upload-stalled"
     title = "The upload stopped to arrive"
+
+
+class FileNotRead(InputError):
+    """A file was named whose bytes cannot be had."""
+
+    code = "file-not-read"
+    title = "The file cannot be read"
 
 
 class UnsupportedEncoding(InputError):
@@ -233,6 +245,31 @@ class DicomWebRefused(DicomWebError):
 
     code = "dicomweb-refused"
     title = "The DICOMweb server refuses"
+
+
+class BulkError(CovidXrayError):
+    """A bulk run cannot begin, or not go on."""
+
+
+class BulkUnavailable(BulkError):
+    """What a bulk run needs is not installed, or does not run."""
+
+    code = "bulk-unavailable"
+    title = "Bulk scoring is not available"
+
+
+class BulkInputInvalid(BulkError):
+    """There is nothing to read where it was looked for, or no list of it."""
+
+    code = "bulk-input-invalid"
+    title = "The input of a bulk run is invalid"
+
+
+class BulkOutputTaken(BulkError):
+    """The folder holds the results of another run."""
+
+    code = "bulk-output-taken"
+    title = "The folder is taken"
 
 
 class TracingUnavailable(CovidXrayError):

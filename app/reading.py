@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from app.errors import ClientUnavailable, CovidXrayError, KeysInvalid
@@ -94,17 +94,27 @@ def find_files(arguments: Iterable[str]) -> list[Path]:
 def _find(argument: str) -> Sequence[Path]:
     path = Path(argument)
     if path.is_dir():
-        return sorted(each for each in path.rglob("*") if _is_xray(each)) or [path]
+        return sorted(each for each in path.rglob("*") if is_xray(each)) or [path]
     if path.exists():
         return [path]
     return [Path(each) for each in sorted(glob.glob(argument, recursive=True))] or [path]  # noqa: PTH207 -- Path.glob takes no absolute pattern
 
 
-def _is_xray(path: Path) -> bool:
+def is_xray(path: Path) -> bool:
     """Tell whether a file looks like one that is read, by its name, or as DICOM by its bytes."""
-    if not path.is_file() or path.name == _LIST_OF_FILES:
+    named = is_named_xray(path.name)
+    return path.is_file() and (_is_dicom(path) if named is None else named)
+
+
+def is_named_xray(name: str) -> bool | None:
+    """Tell whether a name is one of a file that is read; None where the file may be DICOM.
+
+    DICOM files often have no suffix, or are named by a UID, whose last number looks like one.
+    """
+    suffix = PurePath(name).suffix.lower()
+    if name == _LIST_OF_FILES:
         return False
-    return path.suffix.lower() in _SUFFIXES or (not path.suffix and _is_dicom(path))
+    return None if suffix[1:].isdigit() or not suffix else suffix in _SUFFIXES
 
 
 def _is_dicom(path: Path) -> bool:

@@ -170,6 +170,18 @@ class Registry:
         finally:
             lent.leave()
 
+    def choose(self) -> int:
+        """Name the version that is to be served, without a look into it.
+
+        Raises:
+            ReleaseNotFound: The store has none, or its pin names none.
+        """
+        versions = _find_versions(self._folder)
+        if not versions:
+            raise ReleaseNotFound(f"a release in {self._folder.resolve()}", "none")
+        wanted = self._wanted()
+        return max(versions) if wanted is None else wanted
+
     def load(self) -> Serving:
         """Verify all versions, and load the one to serve.
 
@@ -179,11 +191,8 @@ class Registry:
             EngineUnavailable: Its engine is not installed.
         """
         with self._changing:
+            chosen = self.choose()
             versions = _find_versions(self._folder)
-            if not versions:
-                raise ReleaseNotFound(f"a release in {self._folder.resolve()}", "none")
-            wanted = self._wanted()
-            chosen = max(versions) if wanted is None else wanted
             self._entries = {each: self._inspect(each) for each in versions if each != chosen}
             entry, release = self._open(chosen)
             return self._serve(entry, release)

@@ -62,6 +62,12 @@ class FakeEngine:
         self.closed = True
 
 
+def new_fake_engine(release: Release, options: EngineOptions) -> FakeEngine:
+    """Make a fake engine in whatever process; see `app.engines.EngineFactory`."""
+    del release, options
+    return FakeEngine()
+
+
 def answer(images: NDArray[np.uint8], acceptance: float = 1.0) -> Predictions:
     """What the fake engine and the tiny SavedModel say."""
     x = images[..., 0].astype(np.float32) / 255

@@ -78,6 +78,19 @@ MAY_IMPORT = {
     },
     "reading": {"errors", "schemas", "service"},
     "terminal": {"reading"},
+    "bulk": {
+        "bulk",
+        "decision",
+        "engines",
+        "errors",
+        "imaging",
+        "logs",
+        "processor",
+        "reading",
+        "registry",
+        "release",
+        "settings",
+    },
     "upkeep": {"registry", "service"},
     "schemas": {"errors", "registry", "release", "service"},
     "metrics": {"dicomweb", "errors", "registry", "service"},
@@ -114,6 +127,11 @@ SERVER = {"connections", "server"}
 
 # Take half a second and 130 MB to import; nothing imports them but in a function.
 WRITE_DICOM = {"reports/sr", "reports/secondary_capture", "dicomweb/server"}
+
+# Of the extra `scale`: known where they are needed only, and imported when that is used.
+BULK_LIBRARIES = {"fsspec", "pyarrow"}
+BULK_ENTRY = {"app.bulk.Asked", "app.bulk.score_files"}
+RAY_MODULES = {"bulk/cluster"}
 
 # What tells operators of the service, and the module beside `observability` that knows it.
 TELLING = {"prometheus_client": "metrics", "structlog": "logs", "opentelemetry": "tracing"}
@@ -180,6 +198,16 @@ class TestApp:
         assert not _packages(source, top_level_only=True) & libraries
         if _module(source) != "engines":
             assert not _packages(source) & libraries
+
+    def test_ray_and_what_comes_with_it_wait_until_they_are_used(self, source: Path) -> None:
+        entry = _module(source) != "bulk" or source.stem == "__init__"
+        if entry:
+            assert not _packages(source) & BULK_LIBRARIES
+            names = _imports(source, top_level_only=True)
+            assert not {name for name in names if name.startswith("app.bulk.")} - BULK_ENTRY
+        assert "ray" not in _packages(source, top_level_only=True)
+        if source.relative_to(APP).as_posix().removesuffix(".py") not in RAY_MODULES:
+            assert "ray" not in _packages(source)
 
     def test_dicom_is_read_in_imaging_and_written_in_reports_and_libraries_wait_for_a_file(
         self, source: Path

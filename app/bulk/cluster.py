@@ -1,0 +1,252 @@
+"""The only place that knows Ray: a cluster, and a stream of files through engines on it.
+
+listing (one task) → chunks of paths → engines (actors, a chunk on each of their threads) → rows
+"""
+
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from app.bulk import rows
+from app.bulk.listing import Source, show
+from app.bulk.paths import PathSet
+from app.bulk.scoring import Job, Scorer
+from app.errors import BulkUnavailable, CovidXrayError
+
+_log = logging.getLogger(__name__)
+
+_FEW, _MANY, _OF = 8, 128, 256
+"""A thread gets one of so many parts of what is listed so far, at least few files and at most many.
+
+So a small input keeps all threads busy to its end, and a large one costs little: Ray Data keeps
+kilobytes of statistics for each chunk until the run ends.
+"""
+
+_STORE_BYTES = 128 * 2**20
+"""Shared memory for paths and rows on this machine; a chunk takes at most tens of kilobytes."""
+
+_RETRIES = 5
+"""Times that a chunk whose worker died is begun again; a file that ends its worker ends the run."""
+
+_STARTS = 3
+"""Times that Ray is started here: where others keep the cores busy, its half a minute may pass."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+"""Environment, before Ray is imported: it reports to nobody, and shows nothing itself."""
+
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+"""Environment of a cluster for this run: listens on 127.0.0.1, and to who knows a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Engines.
+
+    Attributes:
+        workers: How many, over all machines; each in a process of its own.
+        threads: Of each.
+    """
+
+    workers: int
+    threads: int
+
+
+def share_cores(cores: list[int], workers: int | None) -> Pool:
+    """Give each engine its share of cores; one engine a machine where nothing else is asked for.
+
+    Args:
+        cores: Of each machine.
+        workers: How many engines there shall be.
+
+    Raises:
+        BulkUnavailable: There are fewer cores than engines.
+    """
+    if not cores or sum(cores) < (workers or 1):
+        raise BulkUnavailable(f"a core for each of {workers or 1} workers", f"{sum(cores)}")
+    threads = min(cores) if workers is None else max(1, min(*cores, sum(cores) // workers))
+    while workers and sum(each // threads for each in cores) < workers:
+        threads -= 1
+    return Pool(workers or sum(each // threads for each in cores), threads)
+
+
+@contextmanager
+def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
+    """Start Ray on this machine for as long as the block runs, or use a cluster.
+
+    Args:
+        address: Of the cluster.
+        cores: That each machine gives at most.
+
+    Yields:
+        The cores of each machine.
+
+    Raises:
+        BulkUnavailable: There is no cluster at the address, or Ray does not start.
+    """
+    ray = _import_ray(alone=address is None)
+    options: dict[str, Any] = {"address": address} if address else _alone(cores)
+    for attempt in range(_STARTS):
+        try:
+            with _silenced():
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+            break
+        except Exception as error:  # it raises plain Exception, and more
+            if address or attempt == _STARTS - 1:
+                where = f"at {address}" if address else "on this machine"
+                raise BulkUnavailable(
+                    f"a Ray cluster {where}", f"{type(error).__name__} ({_first_line(error)})"
+                ) from error
+            _log.warning("Ray does not start; it is tried again.")
+    try:
+        found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        yield [min(each, cores) for each in found if each]
+    finally:
+        ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep from standard error what Ray's other half, which is no Python, writes to it."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 -- no path of ours
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _import_ray(*, alone: bool) -> Any:  # noqa: ANN401 -- a module
+    os.environ |= _QUIET | (_ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if alone else {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own libraries
+        import ray.data  # noqa: PLC0415 -- takes seconds, and reads the environment
+    for name in ("ray", "ray.data"):  # they have handlers of their own
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return ray
+
+
+def _alone(cores: int) -> dict[str, Any]:
+    """Options of a cluster on this machine, which keeps all that it holds in memory."""
+    return {
+        "address": "local",
+        "num_cpus": cores,
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "_system_config": {"automatic_object_spilling_enabled": False},
+    }
+
+
+def stream(
+    source: Source, done: PathSet, job: Job, workers: int
+) -> Generator[pa.RecordBatch, None, None]:
+    """Score files as they are listed, and give their rows, in no order.
+
+    Listing stops where the engines cannot follow, and they where the rows are not taken: what is
+    in memory does not grow with the files.
+
+    Args:
+        source: What to score.
+        done: What is left out.
+        job: What each worker has to know.
+        workers: How many there are.
+
+    Raises:
+        BulkUnavailable: Workers cannot begin, or died again and again over the same files.
+        CovidXrayError: What else keeps workers from beginning.
+    """
+    import ray  # noqa: PLC0415 -- `open_cluster` imported it
+    from ray.data import ActorPoolStrategy, DataContext  # noqa: PLC0415 -- the same
+
+    # A row holds a chunk, and each row is a block of its own: then a task is a chunk, in and out.
+    DataContext.get_current().target_max_block_size = 1
+    chunks = ray.data.from_arrow(pa.table({"begin": [0]})).map_batches(
+        _list_chunks,
+        fn_kwargs={"source": source, "done": done},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+    )
+    scored = chunks.map_batches(
+        _Worker,
+        fn_constructor_args=(job,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=2 * job.threads,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=job.threads,
+        max_concurrency=job.threads,
+        max_task_retries=_RETRIES,
+    )
+    try:
+        # Closed before Ray is: what it leaves to the collector would start Ray again.
+        with closing(iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))) as tables:
+            for table in tables:
+                for chunk in table.column("rows"):
+                    yield from pa.ipc.open_stream(chunk.as_buffer())
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, CovidXrayError):
+            raise cause from error
+        said = f"{type(error).__name__} ({_first_line(error)})"
+        raise BulkUnavailable("workers that score", said) from error
+
+
+def _list_chunks(begin: pa.Table, source: Source, done: PathSet) -> Iterator[pa.Table]:
+    """List what is not done, a chunk a row."""
+    del begin
+    paths = source.paths()
+    listed = 0
+    while chunk := list(islice(paths, min(_MANY, max(_FEW, listed // _OF)))):
+        listed += len(chunk)
+        fresh = done.add_new([show(path) for path in chunk])
+        new = [os.fsencode(path) for path, is_new in zip(chunk, fresh, strict=True) if is_new]
+        if new:
+            yield pa.table({"paths": pa.array([new], pa.list_(pa.binary()))})
+
+
+class _Worker:
+    """A Ray actor's work: chunks to rows.
+
+    Args:
+        job: What to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._scorer = Scorer(job)
+
+    def __call__(self, chunks: pa.Table) -> pa.Table:
+        return pa.table({"rows": [self._score(each.as_py()) for each in chunks.column("paths")]})
+
+    def _score(self, chunk: list[bytes]) -> bytes:
+        paths = map(os.fsdecode, chunk)
+        batch = rows.to_batch(
+            (self._scorer.score(path, show(path)) for path in paths), self._scorer.schema
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        found: bytes = sink.getvalue().to_pybytes()
+        return found
