@@ -42,7 +42,7 @@ async def ask(idle: list[Connection], port: int, request: bytes, answers: Answer
     connection = idle.pop() if idle else Connection(port)
     began = time.perf_counter()
     try:
-        status = await connection.exchange(request)
+        status, _ = await connection.exchange(request)
     except (OSError, EOFError, ValueError):
         connection.close()
         answers.failed += 1
