@@ -11,6 +11,8 @@ APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
 WEB_MODULES = {
+    "cluster",
+    "ingress",
     "main",
     "negotiation",
     "page",
@@ -64,11 +66,12 @@ MAY_IMPORT = {
         "service",
         "uploads",
     },
+    "ingress": {"errors", "observability", "problems", "security", "settings", "uploads"},
     "security": {"errors", "problems", "schemas"},
     "connections": {"problems", "schemas", "security"},
     "observability": {"errors", "metrics", "schemas", "service", "tracing"},
 }
-WIRING = {"main", "cli", "server"}
+WIRING = {"cluster", "main", "cli", "server"}
 SERVER = {"connections", "server"}
 
 # Take half a second and 130 MB to import; nothing imports them but in a function.
@@ -124,6 +127,10 @@ class TestApp:
     def test_the_server_is_only_where_it_is_started(self, source: Path) -> None:
         if _module(source) not in SERVER:
             assert "uvicorn" not in _packages(source)
+
+    def test_ray_is_only_where_the_cluster_is_wired(self, source: Path) -> None:
+        if _module(source) != "cluster":
+            assert "ray" not in _packages(source)
 
     @pytest.mark.parametrize("library", TELLING)
     def test_what_tells_operators_is_only_where_it_is_told(
