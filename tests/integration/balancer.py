@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from tests.integration.server import free_port
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
@@ -34,14 +36,15 @@ def configure(folder: Path, port: int, replicas: Sequence[int]) -> Path:
 
 
 @contextmanager
-def balanced(folder: Path, replicas: Sequence[int]) -> Iterator[int]:
-    """Run HAProxy before two replicas, and give its port."""
+def balanced(folder: Path, replicas: Sequence[int]) -> Iterator[httpx.Client]:
+    """Run HAProxy before two replicas, and give a client of it."""
     assert HAPROXY is not None
     port = free_port()
     file = configure(folder, port, replicas)
     process = subprocess.Popen([HAPROXY, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
     try:
-        yield port
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
     finally:
         process.terminate()
         process.wait(30)

@@ -33,7 +33,6 @@ class Load:
         self._image = gray_png()
         self._clients = clients
         self._done = Event()
-        self._abandoned = False
         self.met: Counter[object] = Counter()
         self.versions: Counter[int] = Counter()
         self.lost = 0
@@ -48,11 +47,6 @@ class Load:
         self._pool.shutdown()
         for each in self._running:
             each.result()
-
-    def give_up(self) -> None:
-        """Ask no more, and wait for nothing."""
-        self._abandoned = True
-        self._done.set()
 
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as client:
@@ -75,8 +69,6 @@ class Load:
                 break
             assert int(response.headers["retry-after"]) >= 1
             assert response.headers["content-type"] == "application/problem+json"
-            if self._abandoned:
-                return
             time.sleep(0.1)
         self.lost += 1
 
