@@ -36,10 +36,12 @@ def configure(folder: Path, port: int, replicas: Sequence[int]) -> Path:
 
 
 @contextmanager
-def balanced(folder: Path, replicas: Sequence[int]) -> Iterator[httpx.Client]:
+def balanced(
+    folder: Path, replicas: Sequence[int], port: int | None = None
+) -> Iterator[httpx.Client]:
     """Run HAProxy before two replicas, and give a client of it."""
     assert HAPROXY is not None
-    port = free_port()
+    port = port or free_port()
     file = configure(folder, port, replicas)
     process = subprocess.Popen([HAPROXY, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
     try:

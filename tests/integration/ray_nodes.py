@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import yaml
@@ -70,7 +71,8 @@ class RayServer:
             env={key: val for key, val in os.environ.items() if "COVID_XRAY_" not in key}
             | read_environment()
             | QUICK
-            | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder)},
+            | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder)}
+            | {"RAY_AUTH_TOKEN": uuid4().hex},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -80,7 +82,7 @@ class RayServer:
 
     def wait_until_ready(self) -> "RayServer":
         self._answer()
-        self.wait_for("RUNNING", seconds=120)
+        self.wait_for("RUNNING")
         return self
 
     def call(self, name: str, *arguments: object) -> Any:
@@ -94,7 +96,7 @@ class RayServer:
         """Make it so as `config` says now."""
         self.call("deploy", self.config)
 
-    def wait_for(self, status: str, replicas: int | None = None, seconds: float = 60) -> str:
+    def wait_for(self, status: str, replicas: int | None = None, seconds: float = 120) -> str:
         """Wait until Ray says so, and give what else it says."""
         end = time.monotonic() + seconds
         while True:
