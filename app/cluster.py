@@ -39,7 +39,7 @@ class Replica:
         SettingsInvalid: A variable of the environment cannot be used.
     """
 
-    async def __init__(self) -> None:
+    async def __init__(self) -> None:  # type: ignore[misc]  # Ray waits for it
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
         self._app = create_app(fit(settings, ray.get_runtime_context().get_assigned_resources()))

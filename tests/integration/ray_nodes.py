@@ -26,7 +26,9 @@ from tests.integration.server import Server, free_port
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "ray" / "serve.yaml"
 QUICK = {
-    "RAY_raylet_start_wait_time_s": "120",  # where many tests run at once, it takes long
+    # Where many tests run at once, it takes long to start.
+    "RAY_raylet_start_wait_time_s": "240",
+    "RAY_agent_register_timeout_ms": "240000",
     # Seconds between two looks at the load; Ray's own are longer than a test.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
@@ -76,6 +78,7 @@ class RayServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            start_new_session=True,
             text=True,
         )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
@@ -145,9 +148,15 @@ def main() -> None:
     from ray.serve._private.api import serve_start  # noqa: PLC0415 -- as `serve run` does
     from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
 
-    here = {"include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **here})
-    nodes = [cluster.add_node(num_cpus=1, **here) for _ in range(int(sys.argv[2]) - 1)]
+    def options() -> dict[str, Any]:
+        """A node with one CPU; where its agents' ports are said, it need not wait for them."""
+        agents = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
+        ports = {f"{agent}_port": free_port() for agent in agents}
+        without = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        return {"num_cpus": 1, **without, **ports}
+
+    cluster = Cluster(initialize_head=True, head_node_args=options())
+    nodes = [cluster.add_node(**options()) for _ in range(int(sys.argv[2]) - 1)]
     ray.init(cluster.address, namespace="serve", log_to_driver=False)
     first = ServeDeploySchema.model_validate(config)
     client = serve_start(
@@ -170,7 +179,7 @@ def main() -> None:
         cluster.remove_node(nodes.pop(), allow_graceful=False)
 
     def add() -> None:
-        nodes.append(cluster.add_node(num_cpus=1, **here))
+        nodes.append(cluster.add_node(**options()))
 
     commands: dict[str, Callable[..., object]] = {
         each.__name__: each for each in (deploy, status, kill, add)
