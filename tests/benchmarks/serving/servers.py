@@ -23,7 +23,7 @@ from tests.integration.server import SERVE, free_port
 
 PLAIN = "tests.benchmarks.serving.plain"
 SERVERS = ("keras", "signature", "litserve", "service")
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 30.0
 _MEMORY_INTERVAL_S = 0.25
 _LOG_TAIL = 2_000  # characters
