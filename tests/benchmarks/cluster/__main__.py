@@ -3,7 +3,7 @@
 python -m tests.benchmarks.cluster [--rounds 3] [--seconds 5] [--inputs png-224,png-1024]
 
 Prints tables; writes `cluster.json` and `cluster.png` into `--out`. Memory is that of all processes
-of a contender, HAProxy's and Ray's own included.
+of a contender, HAProxy's and Ray's own included, and so is the CPU time of a request.
 """
 
 import argparse
@@ -15,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.release import EngineName, Precision, open_release
+from tests.benchmarks.cluster.effort import EffortSitting
+from tests.benchmarks.figures import Spread, cell, table
 from tests.benchmarks.machine import describe, newest_release
 from tests.benchmarks.serving import report
 from tests.benchmarks.serving.options import OUT, Options, available_cores, split_cpus
 from tests.benchmarks.serving.servers import Contender, choose_precisions
-from tests.benchmarks.serving.sitting import Sitting
 from tests.benchmarks.xrays import KINDS, make_inputs
 from tests.integration.balancer import HAPROXY
 from tests.integration.server import SERVE
@@ -96,12 +97,17 @@ def main() -> None:
     servers = contenders(options.release, engine, precision)
     inputs = make_inputs(options.kinds)
     with tempfile.TemporaryDirectory() as folder:
-        results = Sitting(options, servers, inputs, load_cpus, Path(folder)).run()
+        sitting = EffortSitting(options, servers, inputs, load_cpus, Path(folder))
+        results = sitting.run()
     lines = report.summarize(results, servers)
     options.out.mkdir(parents=True, exist_ok=True)
-    report.write_json(options.out / "cluster.json", machine, asdict(options), results, lines)
+    asked = asdict(options) | {"cpu_ms": sitting.cpu_ms}
+    report.write_json(options.out / "cluster.json", machine, asked, results, lines)
     report.draw(options.out / "cluster.png", machine, results, lines)
-    print(report.write_tables(results, lines))  # noqa: T201 -- a benchmark reports to the terminal
+    effort = [["", "CPU ms of a request"]]
+    effort += [[name, cell(Spread.of(found))] for name, found in sitting.cpu_ms.items()]
+    # T201: a benchmark reports to the terminal.
+    print(f"{report.write_tables(results, lines)}\n\n{table(effort)}")  # noqa: T201
 
 
 if __name__ == "__main__":
