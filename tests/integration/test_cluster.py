@@ -101,7 +101,8 @@ def test_a_node_that_dies_under_load_loses_no_request_and_its_replica_comes_back
     ray_server: RayServer,
 ) -> None:
     scale(ray_server, 2, 2)
-    with Load(ray_server.client.base_url) as load:
+    # More than one replica takes at once, so that the one that dies has some.
+    with Load(ray_server.client.base_url, 3 * CLIENTS) as load:
         time.sleep(1)
         ray_server.call("kill")
         answered = load.met[200]

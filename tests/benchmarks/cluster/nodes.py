@@ -1,6 +1,6 @@
 """Ray nodes that die at random times under load: what becomes of requests, and how long it takes.
 
-python -m tests.benchmarks.cluster.nodes [--kills 5] [--clients 8] [--seed 0]
+python -m tests.benchmarks.cluster.nodes [--kills 5] [--clients 32] [--seed 0]
 
 Serves the newest release of `model_store` on three nodes, kills one after another without warning,
 and adds another for it. Prints the statuses that clients met, how many requests had no answer in
@@ -24,7 +24,7 @@ def main() -> None:
     """Kill, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)  # noqa: S311 -- no secret
