@@ -8,6 +8,7 @@ two processes spend on it, beside those of decoding and inference of the same im
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +49,8 @@ class Echo:
 
 def hop(images: Any, times: int) -> dict[str, float]:
     """Measure the way to another replica and back."""
-    os.environ |= read_environment() | {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-")}
+    folder = tempfile.mkdtemp(prefix="ray-")
+    os.environ |= read_environment() | {"RAY_TMPDIR": folder}
     import ray  # noqa: PLC0415 -- after its environment
     from ray import serve  # noqa: PLC0415
 
@@ -60,6 +62,7 @@ def hop(images: Any, times: int) -> dict[str, float]:
     found["cpu_ms"] += 1000 * (handle.cpu_s.remote().result() - before) / times
     serve.shutdown()
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
