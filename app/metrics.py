@@ -3,7 +3,7 @@
 A label's values are few and known beforehand: route templates, stages, error codes, versions.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -23,6 +23,11 @@ from app.dicomweb.outbox import Outbox, OutboxState
 from app.errors import CovidXrayError, NotReady
 from app.registry import Serving
 from app.service import InferenceService, Stage
+
+Registry = CollectorRegistry
+"""What can be shown as Prometheus wants it."""
+Measured = list[Metric]
+"""What one application measured; it can be sent to another process."""
 
 _SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075),
@@ -102,12 +107,48 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._begin_at_zero()
 
+    async def gather(self) -> Registry:
+        """Give all that is measured."""
+        return self.registry
+
     def _begin_at_zero(self) -> None:
         """Show what is known beforehand: how much a series grew is not seen when it appears."""
         for stage in get_args(Stage):
             self.stages.labels(stage)
         for code in _codes(CovidXrayError):
             self.refusals.labels(code)
+
+
+def merge(measured: Mapping[str, Measured]) -> Registry:
+    """Put what several replicas measured side by side, by a label `replica`.
+
+    Args:
+        measured: Name of a replica → its metrics.
+    """
+    families: dict[str, Metric] = {}
+    for replica, metrics in measured.items():
+        for metric in metrics:
+            family = families.setdefault(
+                metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            )
+            family.samples += [
+                sample._replace(labels=sample.labels | {"replica": replica})
+                for sample in metric.samples
+            ]
+    registry = CollectorRegistry()
+    registry.register(_Given(families.values()))
+    return registry
+
+
+class _Given(Collector):
+    """Tells what it was given."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        return self._metrics
 
 
 class _ServiceCollector(Collector):

@@ -83,7 +83,8 @@ def observe(app: FastAPI, *, show_metrics: bool) -> None:
     """Put all that is in an application under observation; nothing can be added to it later.
 
     Args:
-        app: Gets `state.recorder`, for its service.
+        app: Gets `state.recorder`, for its service, and `state.gather`, which gives what
+            `GET /metrics` shows; where this is one of several replicas, another may take its place.
         show_metrics: Let it answer `GET /metrics`.
 
     Raises:
@@ -93,8 +94,9 @@ def observe(app: FastAPI, *, show_metrics: bool) -> None:
         lambda: getattr(app.state, "service", None), lambda: getattr(app.state, "outbox", None)
     )
     app.state.recorder = MetricsRecorder(metrics)
+    app.state.gather = metrics.gather
     if show_metrics:
-        _add_metrics_page(app, metrics)
+        _add_metrics_page(app)
     app.middleware_stack = Observer(app.build_middleware_stack(), metrics, open_tracer())
 
 
@@ -104,11 +106,11 @@ def note_problem(code: str) -> None:
         observed.problems.append(code)
 
 
-def _add_metrics_page(app: FastAPI, metrics: Metrics) -> None:
+def _add_metrics_page(app: FastAPI) -> None:
     @app.get(METRICS_PATH, include_in_schema=False)
     async def _metrics(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(metrics.registry), media_type=media_type)
+        return Response(encode(await app.state.gather()), media_type=media_type)
 
 
 class MetricsRecorder(Recorder):
@@ -168,7 +170,7 @@ class Observer:
     def _begin(self, headers: Headers) -> _Observed:
         parent = _parent(headers)
         span = self._tracer.start_span("HTTP", context=parent_context(parent), kind=SpanKind.SERVER)
-        observed = _Observed(_request_id(headers), span, time.monotonic())
+        observed = _Observed(read_request_id(headers), span, time.monotonic())
         _current.set(observed)
         # They are left bound: uvicorn logs an exception after this task has left the application.
         clear_contextvars()
@@ -256,7 +258,7 @@ def _route(scope: Scope) -> str:
     return template or OTHER
 
 
-def _request_id(headers: Headers) -> str:
+def read_request_id(headers: Headers) -> str:
     """Take a client's id where it is one word of 64 characters at most, else a new one."""
     given = headers.getlist("x-request-id")
     return given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else uuid4().hex

@@ -12,6 +12,8 @@ APP = ROOT / "app"
 WEB = {"fastapi", "fastapi_offline", "starlette"}
 WEB_MODULES = {
     "gate",
+    "cluster",
+    "ingress",
     "main",
     "negotiation",
     "page",
@@ -118,11 +120,12 @@ MAY_IMPORT = {
         "uploads",
         "waiting",
     },
+    "ingress": {"errors", "observability", "problems", "security", "settings", "uploads"},
     "security": {"errors", "problems", "schemas"},
     "connections": {"problems", "schemas", "security"},
     "observability": {"errors", "metrics", "schemas", "service", "tracing"},
 }
-WIRING = {"main", "cli", "server"}
+WIRING = {"cluster", "main", "cli", "server"}
 SERVER = {"connections", "server"}
 
 # Take half a second and 130 MB to import; nothing imports them but in a function.
@@ -131,7 +134,7 @@ WRITE_DICOM = {"reports/sr", "reports/secondary_capture", "dicomweb/server"}
 # Of the extra `scale`: known where they are needed only, and imported when that is used.
 BULK_LIBRARIES = {"fsspec", "pyarrow"}
 BULK_ENTRY = {"app.bulk.Asked", "app.bulk.score_files"}
-RAY_MODULES = {"bulk/cluster"}
+RAY_MODULES = {"bulk/cluster", "cluster"}
 
 # What tells operators of the service, and the module beside `observability` that knows it.
 TELLING = {"prometheus_client": "metrics", "structlog": "logs", "opentelemetry": "tracing"}

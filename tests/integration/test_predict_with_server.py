@@ -12,6 +12,7 @@ import pytest
 
 from app.security import key_line, new_key
 from tests.fakes import gray_png
+from tests.integration.ray_nodes import Either
 from tests.integration.server import Server, Start, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def address(server: Server) -> str:
+def address(server: Either) -> str:
     return str(server.client.base_url).rstrip("/")
 
 
@@ -37,15 +38,17 @@ def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_server_reads_all_files_of_a_folder_but_the_bad_one(server: Server, folder: Path) -> None:
-    done = predict("--json", "--server", address(server), folder)
+def test_a_server_reads_all_files_of_a_folder_but_the_bad_one(
+    either_server: Either, folder: Path
+) -> None:
+    done = predict("--json", "--server", address(either_server), folder)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     assert [Path(line["file"]).name for line in lines] == [f"{each}.png" for each in range(6)]
     assert lines[3]["problem"]["code"] == "unsupported-image-type"
     labels = [line.get("label") for line in lines]
     assert labels == ["Normal", "Normal", "Normal", None, "COVID-19", "COVID-19"]
-    done = predict("--server", address(server), folder / "[01].png")
+    done = predict("--server", address(either_server), folder / "[01].png")
     assert done.returncode == 0
     assert re.fullmatch(r"(Normal +\d+\.\d%  .*\d\.png\n){2}", done.stdout)
     assert done.stderr == ""

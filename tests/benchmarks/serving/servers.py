@@ -23,7 +23,7 @@ from tests.integration.server import SERVE, free_port
 
 PLAIN = "tests.benchmarks.serving.plain"
 SERVERS = ("keras", "signature", "litserve", "service")
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 30.0
 _MEMORY_INTERVAL_S = 0.25
 _LOG_TAIL = 2_000  # characters
@@ -139,13 +139,14 @@ class Running:
     """A server's process.
 
     Attributes:
+        name: The contender's.
         port: That it listens on.
         pid: Its process.
     """
 
     def __init__(self, contender: Contender, log: Path) -> None:
         self.port = free_port()
-        self._name = contender.name
+        self.name = contender.name
         self._log = log
         others = {key: value for key, value in os.environ.items() if "COVID_XRAY_" not in key}
         own = {key: self._fill(value) for key, value in contender.environment.items()}
@@ -186,7 +187,7 @@ class Running:
             if status not in {502, 503}:  # it is up, and will not do better
                 break
         raise ServerFailed(
-            f"Expected an answer of {self._name}; received none within {passed:.0f} s. Its log "
+            f"Expected an answer of {self.name}; received none within {passed:.0f} s. Its log "
             f"ends with:\n{self._log.read_text(errors='replace')[-_LOG_TAIL:]}"
         )
 
