@@ -173,7 +173,11 @@ def verify(
     typer.echo(f"acceptance  {'trained' if manifest.acceptance.trained else 'not trained'}")
     for name in _installed():
         for precision in manifest.precisions.get(name, ()):
-            typer.echo(f"{name:<11} {precision:<4} {_try(release, name, precision)}")
+            try:
+                found = _try(release, name, precision)
+            except EngineUnavailable as error:
+                found = f"not tried. {error}"
+            typer.echo(f"{name:<11} {precision:<4} {found}")
 
 
 @cli.command()

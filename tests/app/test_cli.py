@@ -3,10 +3,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from app import cli
+from app.errors import EngineUnavailable
 from app.release import MANIFEST
 from app.security import ApiKeys
 from tests import fakes
@@ -72,6 +74,18 @@ def test_verify_of_a_release_with_another_answer_ends_in_one_sentence(
     assert code == 1
     assert is_one_sentence(err)
     assert "probability 0.9900" in err
+
+
+def test_verify_passes_over_a_precision_that_this_processor_does_not_have(
+    run: Run, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, name: str, precision: str) -> NoReturn:
+        raise EngineUnavailable(f"a processor that {name} computes {precision} on", "another")
+
+    monkeypatch.setattr(cli, "create_engine", refuse)
+    code, out, _ = run("verify", tiny_store / fakes.NAME / "1")
+    assert code == 0
+    assert "f32  not tried. Expected a processor that openvino computes f32 on" in out
 
 
 @pytest.mark.usefixtures("served")

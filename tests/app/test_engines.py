@@ -208,7 +208,8 @@ CPUINFO = "processor: 0\nflags\t\t: fpu {flags} sse2\n"
     ("flags", "native"),
     [
         ("", ("f32",)),
-        ("avx2", ("f32",)),
+        ("sse4_2", ("f32",)),
+        ("avx2", ("int8", "f32")),
         ("avx512_vnni", ("int8", "f32")),
         ("avx512_bf16", ("bf16", "f32")),
         ("amx_int8 amx_bf16", ("int8", "bf16", "f32")),

@@ -38,7 +38,7 @@ async def send(port: int, requests: Sequence[bytes]) -> None:
     async def run() -> None:
         connection = Connection(port)
         for number in range(REQUESTS // CLIENTS):
-            status = await connection.exchange(requests[number % len(requests)])
+            status, _ = await connection.exchange(requests[number % len(requests)])
             if status != 200:
                 raise ValueError(f"Expected the status 200; received {status}.")
         connection.close()
