@@ -36,7 +36,7 @@ from app.schemas import (
 )
 from app.security import HEADERS
 from app.service import InferenceService
-from app.uploads import DICOM, MULTIPART, SECONDS, TIMEOUT_HEADER, Upload, UploadReader
+from app.uploads import DICOM, MULTIPART, TIMEOUT, Upload, UploadReader
 from app.waiting import unless_disconnected
 
 MARKDOWN = "text/markdown"
@@ -96,15 +96,9 @@ def _form(field: str, schema: dict[str, Any], *bare: str) -> dict[str, Any]:
         bare: Content types of files that may be the whole body instead.
     """
     form = {"type": "object", "required": [field], "properties": {field: schema}}
-    timeout = {
-        "name": TIMEOUT_HEADER,
-        "in": "header",
-        "description": "Seconds in which the answer is of use; after them its work is dropped.",
-        "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
-    }
     content = {MULTIPART: {"schema": form}} | {each: {"schema": _BINARY} for each in bare}
     body = {"required": True, "content": content}
-    return {"requestBody": body, "parameters": [timeout]}
+    return {"requestBody": body, "parameters": [TIMEOUT]}
 
 
 DOCUMENTATION: dict[str, Any] = {

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -31,6 +31,13 @@ DICOM = "application/dicom"
 TIMEOUT_HEADER = "X-Request-Timeout"
 SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
+TIMEOUT: dict[str, Any] = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "description": "Seconds in which the answer is of use; after them its work is dropped.",
+    "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
+}
+"""The header in OpenAPI."""
 Chunks = AsyncGenerator[bytes, None]
 """Of a body, as they arrive."""
 Take = Callable[[Chunks], Awaitable[list[bytes]]]

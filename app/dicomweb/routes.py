@@ -18,7 +18,7 @@ from app.negotiation import choose
 from app.observability import note_problem
 from app.problems import problems, to_problem
 from app.service import InferenceService
-from app.uploads import DICOM, Chunks, Upload, UploadReader, media_type, read_bare
+from app.uploads import DICOM, TIMEOUT, Chunks, Upload, UploadReader, media_type, read_bare
 from app.waiting import unless_disconnected
 
 DICOM_JSON = "application/dicom+json"
@@ -79,7 +79,8 @@ _BODY: dict[str, Any] = {
             },
             DICOM: {"schema": _BINARY},
         },
-    }
+    },
+    "parameters": [TIMEOUT],
 }
 _MODULE = {
     "schema": {
@@ -169,7 +170,7 @@ async def _analyse(
     outcomes = await unless_disconnected(request, work)
     _note(outcomes)
     content = await asyncio.to_thread(write_response, outcomes)
-    return Response(content, status_of(outcomes), media_type=accepted)
+    return Response(content, int(status_of(outcomes)), media_type=accepted)
 
 
 def _note(outcomes: Sequence[Outcome]) -> None:

@@ -15,11 +15,11 @@ from app.inference_protocol.inference import check_version, infer
 from app.inference_protocol.schemas import (
     REQUEST,
     InferenceSchema,
-    LiveSchema,
+    ModelMetadataSchema,
     ModelReadySchema,
-    ModelSchema,
-    ReadySchema,
-    ServerSchema,
+    ServerLiveSchema,
+    ServerMetadataSchema,
+    ServerReadySchema,
 )
 from app.inference_protocol.tensors import (
     OUTPUTS,
@@ -32,7 +32,7 @@ from app.inference_protocol.tensors import (
 )
 from app.problems import INFERENCE_PROTOCOL, PROBLEM_SCHEMA, problems
 from app.service import InferenceService
-from app.uploads import SECONDS, TIMEOUT_HEADER, UploadReader
+from app.uploads import TIMEOUT, UploadReader
 from app.waiting import unless_disconnected
 
 JSON = "application/json"
@@ -66,13 +66,7 @@ _INFERENCE: dict[str, Any] = {
             "content": {JSON: {"schema": REQUEST}, BINARY: {"schema": _BINARY_SCHEMA}},
         },
         "parameters": [
-            {
-                "name": TIMEOUT_HEADER,
-                "in": "header",
-                "description": "Seconds in which the answer is of use; after them its work is "
-                "dropped.",
-                "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
-            },
+            TIMEOUT,
             {
                 "name": LENGTH_HEADER,
                 "in": "header",
@@ -154,29 +148,29 @@ Body = Annotated[_Upload, Depends(_read, scope="function")]
 
 
 @health.get("/live")
-async def is_live() -> LiveSchema:
+async def is_live() -> ServerLiveSchema:
     """Tell that the process answers."""
-    return LiveSchema()
+    return ServerLiveSchema()
 
 
 @health.get("/ready", responses=_problems(503))
-async def is_ready(service: Service) -> ReadySchema:
+async def is_ready(service: Service) -> ServerReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
     service.check_ready()
-    return ReadySchema()
+    return ServerReadySchema()
 
 
 @v2.get("")
-async def describe_server() -> ServerSchema:
+async def describe_server() -> ServerMetadataSchema:
     """Name the server, and the extensions that it knows."""
-    return ServerSchema(name=_PACKAGE, version=version_of(_PACKAGE))
+    return ServerMetadataSchema(name=_PACKAGE, version=version_of(_PACKAGE))
 
 
 @v2.get("/models/{name}", responses=_KNOWN)
 @v2.get("/models/{name}/versions/{version}", responses=_KNOWN)
-async def describe_model(target: Annotated[_Target, Depends(_find_model)]) -> ModelSchema:
+async def describe_model(target: Annotated[_Target, Depends(_find_model)]) -> ModelMetadataSchema:
     """Tell the tensors that a model takes and gives."""
-    return ModelSchema.of(target.name, target.serving)
+    return ModelMetadataSchema.of(target.name, target.serving)
 
 
 @v2.get("/models/{name}/ready", responses=_KNOWN)

@@ -19,7 +19,7 @@ class _Schema(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ServerSchema(_Schema):
+class ServerMetadataSchema(_Schema):
     """What answers."""
 
     name: str = Field(examples=["covid-xray"])
@@ -27,19 +27,19 @@ class ServerSchema(_Schema):
     extensions: list[str] = Field(default=list(EXTENSIONS), examples=[list(EXTENSIONS)])
 
 
-class LiveSchema(_Schema):
+class ServerLiveSchema(_Schema):
     """The process answers."""
 
     live: Literal[True] = True
 
 
-class ReadySchema(_Schema):
+class ServerReadySchema(_Schema):
     """A release is loaded and warm."""
 
     ready: Literal[True] = True
 
 
-class ModelReadySchema(ReadySchema):
+class ModelReadySchema(ServerReadySchema):
     """A version answers."""
 
     name: str = Field(examples=["covid19-resnet50"])
@@ -53,7 +53,7 @@ class TensorSchema(_Schema):
     shape: list[int] = Field(description="-1 stands for the rows of a request.")
 
 
-class ModelSchema(_Schema):
+class ModelMetadataSchema(_Schema):
     """A model's form. A request has one of its inputs, not both."""
 
     name: str = Field(examples=["covid19-resnet50"])
