@@ -1,11 +1,9 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,11 @@ import keras
 import numpy as np
 import pytest
 
+from tests.integration.server import free_port
+from tests.training.fit_worker import TRAIN, VALIDATION, start
 from training import fit
-from training.config import Config, Stage
-from training.fit import Examples
+from training.config import Augment, Config, Stage
 from training.model import build
-
-WORKER = Path(__file__).parent / "fit_worker.py"
-
-
-def examples(count: int, seed: int) -> Examples:
-    """Noise; that of the first label is brighter."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    pixels = rng.integers(0, 120, (count, 224, 224, 1), np.uint8)
-    pixels[labels == 0] += 90
-    return Examples(pixels, np.eye(2, dtype=np.float32)[labels])
-
-
-TRAIN, VALIDATION = examples(24, 1), examples(8, 2)
 
 
 def weights(network: keras.Model) -> list[np.ndarray]:
@@ -50,50 +35,95 @@ def test_cached_features_and_the_plain_loop_end_in_the_same_weights(
         assert np.abs(a - b).max() <= 1e-5
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(
-    tmp_path: Path, config: Config, stage: Callable[..., Stage]
-) -> None:
-    recipe = config.model_copy(
-        update={
-            "stages": (
-                stage(epochs=3),
-                stage(name="tune", train_from="conv5_block3_3_conv", learning_rate=1e-4),
-            )
-        }
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, backbone_file: Path) -> Path:
+    """A folder of a recipe, `config.json`, and what one process made of it, `whole`."""
+    head = Stage(
+        name="head", train_from="head", epochs=3, size=32, batch_size=8, learning_rate=1e-3
     )
-    (tmp_path / "config.json").write_text(recipe.model_dump_json())
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_worker(tmp_path, whole).wait()
+    change = {
+        "name": "tune",
+        "train_from": "conv5_block3_3_conv",
+        "learning_rate": 1e-4,
+        "epochs": 2,
+        "augment": Augment(flip=True, frame=0.5, noise=0.1),
+    }
+    recipe = Config(
+        seed=3, backbone=str(backbone_file), stages=(head, head.model_copy(update=change))
+    )
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "config.json").write_text(recipe.model_dump_json())
+    assert finished(start(folder, folder / "whole")) == 0
+    return folder
+
+
+@pytest.mark.timeout(900)  # as the next
+def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    whole, broken = undisturbed / "whole", tmp_path / "broken"
     # Killed in the head's epochs, where they are short, and then in the fine-tuning.
     for sign in ("1-head/epoch-*.weights.h5", "2-tune/epoch-*.weights.h5"):
-        worker = run_worker(tmp_path, broken)
+        worker = start(undisturbed, broken)
         until(partial(appeared, broken, sign), worker)
-        worker.send_signal(signal.SIGKILL)
-        assert worker.wait() == -signal.SIGKILL
+        worker.kill()
+        assert finished(worker) == -signal.SIGKILL
     assert not (broken / "2-tune" / "final.weights.h5").exists()
-    assert run_worker(tmp_path, broken).wait() == 0
+    assert finished(start(undisturbed, broken)) == 0
     assert histories(broken) == histories(whole)
     assert list((whole / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.timeout(900)  # four processes of TensorFlow, on cores that may be busy
+def test_two_machines_of_which_one_is_killed_end_in_the_weights_of_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    chief, other = run_together(undisturbed, shared)
+    until(partial(appeared, shared, "1-head/epoch-*.weights.h5"), chief)
+    other.kill()
+    assert [finished(other), finished(chief)] == [-signal.SIGKILL, 1]
+    assert "expected every worker until the end" in (undisturbed / "worker.log").read_text().lower()
+    assert not (shared / "2-tune" / "final.weights.h5").exists()
+
+    assert [finished(worker) for worker in run_together(undisturbed, shared)] == [0, 0]
+    network = build(2, "none")
+    for name in ("1-head/final.weights.h5", "2-tune/final.weights.h5"):
+        network.load_weights(undisturbed / "whole" / name)
+        one = weights(network)
+        network.load_weights(shared / name)
+        for a, b in zip(one, weights(network), strict=True):
+            assert np.abs(a - b).max() <= 1e-4
+    wanted, got = (histories(folder) for folder in (undisturbed / "whole", shared))
+    for stage, again in zip(wanted, got, strict=True):
+        for epoch, measured in zip(stage, again, strict=True):
+            assert measured == pytest.approx(epoch, abs=1e-3)
+
+
+def run_together(folder: Path, work: Path) -> list[BaseProcess]:
+    """Start two workers, the chief first."""
+    cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    return [start(folder, work, cluster={"cluster": cluster, "task": task}) for task in tasks]
 
 
 def appeared(folder: Path, sign: str) -> bool:
     return any(folder.glob(sign))
 
 
-def histories(folder: Path) -> list[object]:
+def histories(folder: Path) -> list[list[dict[str, float]]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/history.json"))]
 
 
-def run_worker(folder: Path, work: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), str(folder / "config.json"), str(work)]
-    with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+def finished(worker: BaseProcess) -> int | None:
+    worker.join()  # the test has its own limit
+    return worker.exitcode
 
 
-def until(happens: Callable[[], bool], worker: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 200
+def until(happens: Callable[[], bool], worker: BaseProcess) -> None:
+    end = time.monotonic() + 600
     while not happens():
-        assert worker.poll() is None, "the worker ended before it could be killed"
+        assert worker.is_alive(), "the worker ended before it could be killed"
         assert time.monotonic() < end, "the worker did not come so far"
         time.sleep(0.002)
 
@@ -121,10 +151,8 @@ def test_the_learning_rate_warms_up_and_falls(stage: Callable[..., Stage]) -> No
 def test_several_devices_train_through_the_same_path(tmp_path: Path, config: Config) -> None:
     """Two virtual processors stand for two GPUs; each gets half of a batch."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
-    command = [sys.executable, str(WORKER), str(tmp_path / "config.json"), str(tmp_path / "two")]
-    done = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "replicas: 2" in done.stdout
+    assert finished(start(tmp_path, tmp_path / "two", devices=2)) == 0
+    assert "replicas: 2" in (tmp_path / "worker.log").read_text()
     one = fit.fit(tmp_path / "one", config, TRAIN, VALIDATION)
     two = build(2, "none")
     two.load_weights(tmp_path / "two" / "1-head" / "final.weights.h5")
