@@ -1,25 +1,33 @@
 """One fit in a process of its own: to be killed, on virtual devices, or with other machines.
 
-The processes are forks of one that has imported TensorFlow, which takes longer than these fits.
+The processes are forks of one that has imported TensorFlow, and their network is a small one: both
+take longer than these fits do.
 """
 
 import json
 import multiprocessing
 import os
+import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
-from training import fit, workers
+from training import fit, model, workers
 from training.config import Config
 from training.errors import WorkerLost
+from training.files import write_whole
 from training.fit import Examples
+
+TUNED = "tuned"  # the layer that fine-tuning begins with
 
 
 def examples(count: int, seed: int) -> Examples:
@@ -34,7 +42,9 @@ def examples(count: int, seed: int) -> Examples:
 TRAIN, VALIDATION = examples(24, 1), examples(8, 2)
 
 
-def start(folder: Path, work: Path, devices: int = 1, cluster: Any = None) -> BaseProcess:
+def start(
+    folder: Path, work: Path, *, devices: int = 1, cluster: Any = None, killed_at: str = ""
+) -> BaseProcess:
     """Fit the recipe `folder / "config.json"` in a process of its own.
 
     Args:
@@ -42,27 +52,55 @@ def start(folder: Path, work: Path, devices: int = 1, cluster: Any = None) -> Ba
         work: The folder of the fit.
         devices: Processors to act as.
         cluster: What TF_CONFIG is to say.
+        killed_at: The file, named from the folder of the fit, that the process is killed (-9) at
+            when it has written half of it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=main, args=(folder, work, devices, cluster), daemon=True)
+    arguments = (folder, work, devices, cluster, killed_at)
+    process = context.Process(target=main, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def main(folder: Path, work: Path, devices: int, cluster: Any) -> None:
+def main(folder: Path, work: Path, devices: int, cluster: Any, killed_at: str) -> None:
     log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
+    model.BACKBONE_LAYERS, model.FEATURES, model.HEAD_UNITS = 7, 16, (8,)
+    keras.applications.ResNet50 = backbone
     if cluster:
         os.environ["TF_CONFIG"] = json.dumps(cluster)
     if devices > 1:
         _divide(devices)
+    if killed_at:
+        _be_killed(killed_at)
     config = Config.model_validate_json((folder / "config.json").read_text())
     try:
         fit.fit(work, config, TRAIN, VALIDATION, workers.join())
     except WorkerLost as error:
         workers.leave(error)
+
+
+def backbone(*, input_shape: tuple[int | None, int | None, int], **_: object) -> keras.Model:
+    """A network of ResNet50's kinds of layers, few of them: the time is that of tracing them."""
+    images = keras.Input(input_shape)
+    first = layers.Conv2D(8, 3, strides=4)(images)
+    first = layers.ReLU()(layers.BatchNormalization()(first))
+    second = layers.Conv2D(16, 3, strides=2, name=TUNED)(first)
+    return keras.Model(images, layers.ReLU()(layers.BatchNormalization()(second)))
+
+
+def _be_killed(at: str) -> None:
+    def written(target: Path, write: Callable[[Path], object]) -> None:
+        def half(path: Path) -> None:
+            write(path)
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        write_whole(target, half if target.as_posix().endswith(f"/{at}") else write)
+
+    fit.write_whole = written
 
 
 def _divide(devices: int) -> None:
