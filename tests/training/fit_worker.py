@@ -67,7 +67,7 @@ def main(folder: Path, work: Path, devices: int, cluster: Any, killed_at: str) -
     log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    model.BACKBONE_LAYERS, model.FEATURES, model.HEAD_UNITS = 7, 16, (8,)
+    model.BACKBONE_LAYERS, model.FEATURES, model.HEAD_UNITS = 7, 16, (8, 8, 8, 8)
     keras.applications.ResNet50 = backbone
     if cluster:
         os.environ["TF_CONFIG"] = json.dumps(cluster)
@@ -100,7 +100,7 @@ def _be_killed(at: str) -> None:
 
         write_whole(target, half if target.as_posix().endswith(f"/{at}") else write)
 
-    fit.write_whole = written
+    vars(fit)["write_whole"] = written
 
 
 def _divide(devices: int) -> None:
