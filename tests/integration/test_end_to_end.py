@@ -108,7 +108,8 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     folds = tmp_path / "folds.json"
     folds.write_text(json.dumps(FOLDS))
     beside = ("--control", tmp_path / "work", "--folds", folds)
-    output("card", *options, *beside)
+    again = training("card", *options, *beside)
+    assert again.returncode == 0, again.stderr[-2000:]
     second = open_release(store / "covid19-resnet50" / "2")
     assert second.manifest.metrics == manifest.metrics
     card = (second.path / "MODEL_CARD.md").read_text()
@@ -116,7 +117,8 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     assert "| 0.912 ± 0.034 |" in card
     shutil.rmtree(second.path)
 
-    output("evaluate", "--release", release.path, "--data", data, "--out", tmp_path / "on")
+    done = training("evaluate", "--release", release.path, "--data", data, "--out", tmp_path / "on")
+    assert done.returncode == 0, done.stderr[-2000:]
     assert "| evaluation, unnamed / Pneumonia | 3 |" in (tmp_path / "on" / "report.md").read_text()
 
     # Drawings are answered too, whatever the acceptance makes of them.
