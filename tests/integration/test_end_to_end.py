@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from app.release import open_release
 from tests.integration.server import Start
@@ -15,8 +16,10 @@ from tests.training.conftest import draw
 
 pytest.importorskip("tensorflow", reason="training needs the extra `train`")
 
+from training import __main__ as program
 from training import crossval
 
+ROOT = Path(__file__).parents[2]
 RECIPE = """
 name = "covid19-resnet50"
 backbone = "none"
@@ -44,6 +47,7 @@ FOLDS = {
 
 
 def training(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
     command = [sys.executable, "-m", "training", *map(str, arguments)]
     return subprocess.run(
         command,
@@ -51,9 +55,24 @@ def training(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=280,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env=os.environ,
     )
+
+
+def output(*arguments: str | Path) -> str:
+    """Run the program here, which has TensorFlow already; it succeeds."""
+    done = CliRunner().invoke(program.app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
+    """Run the program here; give what it ends with: a sentence goes to stderr, the code is 1."""
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    return ended.value.code
 
 
 def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, start: Start) -> None:
@@ -122,22 +141,21 @@ def test_an_error_is_one_sentence_and_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_work_folder_of_another_recipe_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, recipe = tmp_path / "data", tmp_path / "tiny.toml"
     draw(data / "COVID-19", 8, brightness=90)
     draw(data / "Normal", 8, brightness=0)
     recipe.write_text(RECIPE)
     options = ("--data", data, "--config", recipe, "--work", tmp_path / "work")
-    assert training("scan", *options).returncode == 0
+    output("scan", *options)
     recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
-    done = training("fit", *options)
-    assert done.returncode == 1
-    assert "same config" in done.stderr
+    assert "same config" in str(refusal(monkeypatch, "fit", *options))
 
 
 def test_the_summary_of_the_articles_recipe_needs_no_download() -> None:
-    done = training("summary", "--config", "training/configs/article.toml")
-    assert done.returncode == 0, done.stderr[-2000:]
-    table = [line.split() for line in done.stdout.splitlines()[-181:]]
+    printed = output("summary", "--config", ROOT / "training/configs/article.toml")
+    table = [line.split() for line in printed.splitlines()[-181:]]
     assert [row[0] for row in table] == [str(index) for index in range(181)]
     assert [row[-1] for row in table] == ["frozen"] * 175 + ["trains"] * 6

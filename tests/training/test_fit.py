@@ -1,36 +1,20 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import h5py  # type: ignore[import-untyped]  # it has no types
 import keras
 import numpy as np
 import pytest
 
+from tests.integration.server import free_port
+from tests.training.fit_worker import TRAIN, TUNED, VALIDATION, start
 from training import fit
-from training.config import Config, Stage
-from training.fit import Examples
-from training.model import build
-
-WORKER = Path(__file__).parent / "fit_worker.py"
-
-
-def examples(count: int, seed: int) -> Examples:
-    """Noise; that of the first label is brighter."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    pixels = rng.integers(0, 120, (count, 224, 224, 1), np.uint8)
-    pixels[labels == 0] += 90
-    return Examples(pixels, np.eye(2, dtype=np.float32)[labels])
-
-
-TRAIN, VALIDATION = examples(24, 1), examples(8, 2)
+from training.config import Augment, Config, Stage
 
 
 def weights(network: keras.Model) -> list[np.ndarray]:
@@ -50,52 +34,120 @@ def test_cached_features_and_the_plain_loop_end_in_the_same_weights(
         assert np.abs(a - b).max() <= 1e-5
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(
-    tmp_path: Path, config: Config, stage: Callable[..., Stage]
-) -> None:
-    recipe = config.model_copy(
-        update={
-            "stages": (
-                stage(epochs=3),
-                stage(name="tune", train_from="conv5_block3_3_conv", learning_rate=1e-4),
-            )
-        }
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a recipe, `config.json`, and what one process made of it, `whole`."""
+    head = Stage(
+        name="head", train_from="head", epochs=3, size=32, batch_size=8, learning_rate=1e-3
     )
-    (tmp_path / "config.json").write_text(recipe.model_dump_json())
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_worker(tmp_path, whole).wait()
-    # Killed in the head's epochs, where they are short, and then in the fine-tuning.
-    for sign in ("1-head/epoch-*.weights.h5", "2-tune/epoch-*.weights.h5"):
-        worker = run_worker(tmp_path, broken)
-        until(partial(appeared, broken, sign), worker)
-        worker.send_signal(signal.SIGKILL)
-        assert worker.wait() == -signal.SIGKILL
-    assert not (broken / "2-tune" / "final.weights.h5").exists()
-    assert run_worker(tmp_path, broken).wait() == 0
+    change = {
+        "name": "tune",
+        "train_from": TUNED,
+        "augment": Augment(flip=True, frame=0.5, noise=0.1),
+    }
+    folder = tmp_path_factory.mktemp("undisturbed")
+    pretrained = folder / "backbone"  # there, but empty: the small network has its seed's weights
+    pretrained.touch()
+    stages = (head, head.model_copy(update=change))
+    recipe = Config(seed=3, backbone=str(pretrained), stages=stages)
+    (folder / "config.json").write_text(recipe.model_dump_json())
+    assert ended(start(folder, folder / "whole")) == [0]
+    return folder
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    whole, broken = undisturbed / "whole", tmp_path / "broken"
+    # In the head's epochs, where features are cached, and in the fine-tuning, at each kind of file.
+    for file in ("1-head/epoch-0002.weights.h5", "2-tune/history.json", f"2-tune/{fit.FINAL}"):
+        assert ended(start(undisturbed, broken, killed_at=file)) == [-signal.SIGKILL]
+        assert not (broken / file).exists()
+    assert ended(start(undisturbed, broken)) == [0]
     assert histories(broken) == histories(whole)
+    assert difference(broken, whole) == 0
     assert list((whole / "tensorboard").rglob("events.out.tfevents.*"))
 
 
-def appeared(folder: Path, sign: str) -> bool:
-    return any(folder.glob(sign))
+def test_two_machines_end_in_the_weights_of_one_also_where_one_is_killed(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    pair, broken = tmp_path / "pair", tmp_path / "broken"
+    machines = cluster()
+    assert ended(*together(undisturbed, pair, machines)) == [0, 0]
+    assert difference(pair, undisturbed / "whole") <= 1e-5  # sums come in another order
+    for one, two in zip(histories(undisturbed / "whole"), histories(pair), strict=True):
+        for epoch, again in zip(one, two, strict=True):
+            assert again == pytest.approx(epoch, abs=1e-4)
+
+    killed = together(undisturbed, broken, machines, killed_at="2-tune/epoch-0002.weights.h5")
+    assert ended(*killed) == [1, -signal.SIGKILL]
+    assert "Expected every worker until the end" in (undisturbed / "worker.log").read_text()
+    assert (broken / "2-tune" / "epoch-0002.weights.h5").exists()
+    assert not (broken / "2-tune" / fit.FINAL).exists()
+    assert ended(*together(undisturbed, broken, machines)) == [0, 0]
+    assert histories(broken) == histories(pair)
+    assert difference(broken, pair) == 0
 
 
-def histories(folder: Path) -> list[object]:
+def test_several_devices_train_through_the_same_path(undisturbed: Path, tmp_path: Path) -> None:
+    """Two virtual processors stand for two GPUs; each gets half of a batch."""
+    assert ended(start(undisturbed, tmp_path / "two", devices=2)) == [0]
+    assert "replicas: 2" in (undisturbed / "worker.log").read_text()
+    assert difference(tmp_path / "two", undisturbed / "whole") <= 1e-5
+
+
+def cluster() -> dict[str, list[str]]:
+    return {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+
+
+def together(
+    folder: Path, work: Path, machines: dict[str, list[str]], killed_at: str = ""
+) -> list[BaseProcess]:
+    """Start two workers, the chief first; the other may be killed."""
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    return [
+        start(folder, work, cluster={"cluster": machines, "task": task}, killed_at=end)
+        for task, end in zip(tasks, ("", killed_at), strict=True)
+    ]
+
+
+def ended(*processes: BaseProcess) -> list[int | None]:
+    """Wait for them, and give their exit codes; None is one that hangs."""
+    end = time.monotonic() + 100  # cores may be busy
+    for process in processes:
+        process.join(max(0, end - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def histories(folder: Path) -> list[list[dict[str, float]]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/history.json"))]
 
 
-def run_worker(folder: Path, work: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), str(folder / "config.json"), str(work)]
-    with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+def difference(folder: Path, other: Path) -> float:
+    """Find the largest between two fits' weights and optimizers, at the end of every stage."""
+    files = sorted(path.relative_to(other) for path in other.glob("*/*.weights.h5"))
+    assert len(files) == 4
+    assert files == sorted(path.relative_to(folder) for path in folder.glob("*/*.weights.h5"))
+    pairs = [(arrays(folder / file), arrays(other / file)) for file in files]
+    assert all(one.keys() == two.keys() and len(one) > 4 for one, two in pairs)
+    return max(
+        float(np.abs(one[name].astype(float) - two[name].astype(float)).max())
+        for one, two in pairs
+        for name in one
+    )
 
 
-def until(happens: Callable[[], bool], worker: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 200
-    while not happens():
-        assert worker.poll() is None, "the worker ended before it could be killed"
-        assert time.monotonic() < end, "the worker did not come so far"
-        time.sleep(0.002)
+def arrays(file: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(file) as opened:
+        opened.visititems(
+            lambda name, item: found.update({name: item[()]} if hasattr(item, "dtype") else {})
+        )
+    return found
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, config: Config) -> None:
@@ -116,17 +168,3 @@ def test_the_learning_rate_warms_up_and_falls(stage: Callable[..., Stage]) -> No
     assert rates[40] == pytest.approx(0, abs=1e-8)
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_several_devices_train_through_the_same_path(tmp_path: Path, config: Config) -> None:
-    """Two virtual processors stand for two GPUs; each gets half of a batch."""
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    command = [sys.executable, str(WORKER), str(tmp_path / "config.json"), str(tmp_path / "two")]
-    done = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "replicas: 2" in done.stdout
-    one = fit.fit(tmp_path / "one", config, TRAIN, VALIDATION)
-    two = build(2, "none")
-    two.load_weights(tmp_path / "two" / "1-head" / "final.weights.h5")
-    for a, b in zip(weights(one), weights(two), strict=True):
-        assert np.abs(a - b).max() <= 1e-4
