@@ -213,7 +213,7 @@ def simplify(network: Any) -> Any:  # noqa: ANN401 -- OpenVINO has no types
     """Do once what every compilation of a network read from a SavedModel would do for itself.
 
     Weights of float16 become float32, with what scales them multiplied in. What is compiled from it
-    then shares them: a process with two networks in f32 has 523 MiB instead of 641.
+    then shares them, where each network would have its own.
     """
     from openvino.op import Constant  # noqa: PLC0415 -- only where this engine is chosen
 

@@ -3,16 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import psutil
 
 from tests.benchmarks.serving.load import Connection
-from tests.benchmarks.serving.options import Options
-from tests.benchmarks.serving.servers import Contender, Running, descendants
+from tests.benchmarks.serving.servers import Running, descendants
 from tests.benchmarks.serving.sitting import Sitting
-from tests.benchmarks.xrays import Inputs
 
 CLIENTS = 4
 REQUESTS = 40
@@ -53,16 +51,9 @@ class EffortSitting(Sitting):
         cpu_ms: Name of a contender → CPU milliseconds of a request, for each round and kind.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        contenders: list[Contender],
-        inputs: Inputs,
-        load_cpus: set[int],
-        folder: Path,
-    ) -> None:
-        super().__init__(options, contenders, inputs, load_cpus, folder)
-        self.cpu_ms: dict[str, list[float]] = {}
+    @cached_property
+    def cpu_ms(self) -> dict[str, list[float]]:
+        return {}
 
     def _load(self, running: Running, requests: list[bytes], clients: int) -> dict[str, Any]:
         found = super()._load(running, requests, clients)
