@@ -78,7 +78,7 @@ class Form:
         return schema.model_copy(update={"heatmap": heatmap})
 
 
-def read_form(
+async def read_form(
     request: Request,
     include: Annotated[
         list[Extra],

@@ -66,7 +66,7 @@ def _reader(request: Request) -> UploadReader:
     return reader
 
 
-def _service(request: Request) -> InferenceService:
+async def _service(request: Request) -> InferenceService:
     service: InferenceService = request.app.state.service
     return service
 

@@ -17,6 +17,9 @@ T = TypeVar("T")
 _WEIGHT = 0.1
 """Of the newest measurement in the moving average of service time."""
 
+_COMES_WITHIN_S = 1.0
+"""For which a place is kept for an upload: one that is slower must not keep others out."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Load:
@@ -108,6 +111,7 @@ class Scheduler:
         self._capacity = workers + queue_limit
         self._service_s = service_s
         self._held = 0
+        self._expected: dict[object, float] = {}
         self._load = _Load()
         self._closing = False
         self._idle = asyncio.Event()
@@ -157,7 +161,8 @@ class Scheduler:
             Overloaded: There are not so many places.
             NotReady: The scheduler is closing.
         """
-        self.check_room(count)
+        self._check_open()
+        self._check_free(count, self._capacity - self._held)
         places = [Place(self._pool, deadline, self._load) for _ in range(count)]
         self._hold(count)
         try:
@@ -167,27 +172,51 @@ class Scheduler:
             for place in places:
                 self._measure(place.worked_s)
 
-    def check_room(self, count: int = 1) -> None:
-        """Tell whether `admit` would find places now, so that no upload is read in vain.
+    def check_room(self) -> None:
+        """Tell whether another upload may come; else it would be read in vain.
 
         Raises:
-            Overloaded: There are not so many places.
+            Overloaded: All places are held, or kept for uploads that are on their way.
             NotReady: The scheduler is closing.
         """
-        if self._closing:
-            raise NotReady("a running service", "one that is stopping")
-        if self._held + count > self._capacity:
-            raise Overloaded(
-                f"{count} free of {self._capacity} places",
-                f"{self._capacity - self._held}",
-                retry_after_s=self.retry_after_s,
-            )
+        self._check_open()
+        newest_late = time.monotonic() - _COMES_WITHIN_S
+        while self._expected and (first := next(iter(self._expected.items())))[1] < newest_late:
+            del self._expected[first[0]]
+        self._check_free(1, self._capacity - self._held - len(self._expected))
+
+    @contextmanager
+    def expect(self) -> Iterator[None]:
+        """Keep a place for an upload while it is read, though not for long; raises as `check_room`.
+
+        Without this, each place that becomes free would be promised to all who ask until the first
+        of their uploads has arrived, and the others be read only to be refused.
+        """
+        self.check_room()
+        upload = object()
+        self._expected[upload] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._expected.pop(upload, None)
 
     async def close(self) -> None:
         """Admit nothing more, wait until every place is free, and end the threads."""
         self._closing = True
         await self._idle.wait()
         await asyncio.to_thread(self._pool.shutdown)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise NotReady("a running service", "one that is stopping")
+
+    def _check_free(self, wanted: int, free: int) -> None:
+        if wanted > free:
+            raise Overloaded(
+                f"{wanted} free of {self._capacity} places",
+                f"{max(free, 0)}",
+                retry_after_s=self.retry_after_s,
+            )
 
     def _hold(self, count: int) -> None:
         self._held += count

@@ -162,12 +162,12 @@ class UploadReader:
         service: InferenceService = request.app.state.service
         timeout_s = _timeout_s(request, self.limits.timeout_s)
         deadline = time.monotonic() + timeout_s
-        service.scheduler.check_room()  # before megabytes are read in vain
         body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
         try:
-            body.check_announced()
-            async with _deadline(timeout_s):
-                files = await take(body.chunks())
+            with service.scheduler.expect():
+                body.check_announced()
+                async with _deadline(timeout_s):
+                    files = await take(body.chunks())
             yield Upload(files, deadline)
         finally:
             self.memory.hold(-body.received)

@@ -26,11 +26,11 @@ OFFERS = (DICOM_JSON, "application/json")
 """What is answered; both are the same. DICOM's XML is not among them."""
 
 
-def _wanted(request: Request) -> str:
+async def _wanted(request: Request) -> str:
     return choose(",".join(request.headers.getlist("accept")), OFFERS)
 
 
-def _outbox(request: Request) -> Outbox | None:
+async def _outbox(request: Request) -> Outbox | None:
     """Find the outbox, and refuse a body that is of no use while it is full."""
     outbox: Outbox | None = request.app.state.outbox
     if outbox:

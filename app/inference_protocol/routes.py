@@ -97,7 +97,7 @@ class _Upload:
     deadline: float
 
 
-def _service(request: Request) -> InferenceService:
+async def _service(request: Request) -> InferenceService:
     service: InferenceService = request.app.state.service
     return service
 
@@ -127,7 +127,7 @@ class _Target:
     serving: int
 
 
-def _find_model(service: Service, name: str, version: str | None = None) -> _Target:
+async def _find_model(service: Service, name: str, version: str | None = None) -> _Target:
     """Look up what a path names; it may not be what serves.
 
     Raises:

@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,10 @@ from app import gate
 from app.gate import Pace
 from app.security import key_line
 from app.server import spare_collector
+from app.uploads import DICOM
+from tests import fakes
 from tests.app.calls import BATCH, HEATMAPS, PREDICTIONS, check_problem
+from tests.fakes import gray_png
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +97,49 @@ async def test_an_upload_without_a_place_is_refused_before_its_body_is_read(
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["x-request-id"]
     assert exchange.pieces == 3
+
+
+async def test_while_an_upload_arrives_its_place_is_promised_to_nobody_else(
+    app_of: Callable[..., FastAPI],
+) -> None:
+    app = app_of(queue_limit=1, max_batch=1)
+    async with app.router.lifespan_context(app):
+        stalled = [Exchange(**{"content-type": DICOM}) for _ in range(2)]
+        for each in stalled:
+            each.pieces = 0
+        arriving = [asyncio.create_task(each.through(app)) for each in stalled]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in arriving)
+        exchange = Exchange()
+        check_problem(await exchange.through(app), 503, "overloaded")
+        assert exchange.pieces == 3
+        for task in arriving:
+            task.cancel()
+        await asyncio.wait(arriving)
+        check_problem(await Exchange().through(app), 400, "malformed-request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", PREDICTIONS, {"files": {"file": gray_png()}}),
+        ("POST", BATCH, {"files": {"files": gray_png()}}),
+        ("POST", HEATMAPS, {"files": {"file": gray_png()}}),
+        ("POST", "/dicomweb/studies", {"content": b"", "headers": {"content-type": DICOM}}),
+        ("POST", f"/v2/models/{fakes.NAME}/infer", {"content": b"{}"}),
+        ("GET", f"/v2/models/{fakes.NAME}/ready", {}),
+        ("GET", "/v1/models", {}),
+        ("GET", "/health/ready", {}),
+        ("GET", "/metrics", {}),
+    ],
+)
+async def test_no_request_waits_for_a_thread_that_the_framework_runs_plain_functions_on(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+) -> None:
+    # Under load each such hop takes tens of milliseconds, in which the place is another's.
+    monkeypatch.delattr("anyio.to_thread.run_sync")
+    response = await client.request(method, path, **body)
+    assert response.status_code < 500
 
 
 async def test_a_refusal_is_counted_and_logged_as_any_other_answer(

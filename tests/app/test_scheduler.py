@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 
+import app.scheduler
 from app.errors import DeadlinePassed, NotReady, Overloaded
 from app.scheduler import Place, Scheduler
 
@@ -68,7 +69,34 @@ async def test_beyond_its_places_nothing_is_admitted(scheduler: Scheduler) -> No
 async def test_a_request_gets_all_of_its_places_or_none(scheduler: Scheduler) -> None:
     with scheduler.admit(math.inf), pytest.raises(Overloaded):
         scheduler.admit(math.inf, 2).__enter__()
-    scheduler.check_room(2)
+    with scheduler.admit(math.inf, 2):
+        pass
+
+
+async def test_a_place_is_kept_for_an_upload_while_it_is_read(scheduler: Scheduler) -> None:
+    with scheduler.admit(math.inf):
+        with scheduler.expect():
+            with pytest.raises(Overloaded, match="1 free of 2 places; received 0"):
+                scheduler.check_room()
+            with pytest.raises(Overloaded):
+                scheduler.expect().__enter__()
+            # A place is for whoever arrives first; then none is left, and not fewer than that.
+            with scheduler.admit(math.inf), pytest.raises(Overloaded, match="received 0"):
+                scheduler.check_room()
+        scheduler.check_room()
+
+
+async def test_no_place_is_kept_long_for_a_slow_upload(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.scheduler, "_COMES_WITHIN_S", 0.05)
+    with scheduler.expect(), scheduler.expect():
+        with pytest.raises(Overloaded):
+            scheduler.check_room()
+        await asyncio.sleep(0.06)
+        with scheduler.expect(), scheduler.expect(), pytest.raises(Overloaded):
+            scheduler.check_room()
+        scheduler.check_room()
 
 
 async def test_the_wait_that_is_told_follows_the_measured_time(scheduler: Scheduler) -> None:
