@@ -9,6 +9,7 @@ CovidXrayError
 │   ├── UploadStalled             upload-stalled
 │   ├── UnsupportedEncoding       unsupported-encoding        compressed in a way that is not read
 │   ├── FileNotRead               file-not-read               a file's bytes cannot be had
+│   ├── FileEndsWorker            file-ends-worker            a crash, or no memory, each time
 │   ├── UnsupportedImageType      unsupported-image-type      not a type of file that is read
 │   ├── UnreadableImage           unreadable-image            the right type, but broken
 │   ├── UnsupportedImage          unsupported-image           intact, but not what the service reads
@@ -106,6 +107,13 @@ class FileNotRead(InputError):
 
     code = "file-not-read"
     title = "The file cannot be read"
+
+
+class FileEndsWorker(InputError):
+    """The process that scored a file came to its end, again and again."""
+
+    code = "file-ends-worker"
+    title = "The file ends the process that scores it"
 
 
 class UnsupportedEncoding(InputError):

@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from app.bulk import rows
-from app.bulk.listing import Source, show
+from app.bulk.listing import Files, Source, show
 from app.bulk.paths import PathSet
 from app.bulk.scoring import Job, Scorer
 from app.errors import BulkUnavailable, CovidXrayError
 
 _log = logging.getLogger(__name__)
 
-_FEW, _MANY, _OF = 8, 128, 256
+_FEW, MANY, _OF = 8, 128, 256
 """A thread gets one of so many parts of what is listed so far, at least few files and at most many.
 
 So a small input keeps all threads busy to its end, and a large one costs little: Ray Data keeps
@@ -33,8 +33,11 @@ kilobytes of statistics for each chunk until the run ends.
 _STORE_BYTES = 128 * 2**20
 """Shared memory for paths and rows on this machine; a chunk takes at most tens of kilobytes."""
 
-_RETRIES = 5
-"""Times that a chunk whose worker died is begun again; a file that ends its worker ends the run."""
+_RETRIES = 2
+"""Times that a chunk whose worker died is begun again."""
+
+LOST_CHUNKS = 100
+"""That a run goes on without, since their workers died each time; beyond, it is not the files."""
 
 _STARTS = 3
 """Times that Ray is started here: where others keep the cores busy, its half a minute may pass."""
@@ -157,31 +160,35 @@ def _alone(cores: int) -> dict[str, Any]:
 
 
 def stream(
-    source: Source, done: PathSet, job: Job, workers: int
+    source: Source | Files, done: PathSet, job: Job, workers: int, *, singly: bool = False
 ) -> Generator[pa.RecordBatch, None, None]:
     """Score files as they are listed, and give their rows, in no order.
 
     Listing stops where the engines cannot follow, and they where the rows are not taken: what is
-    in memory does not grow with the files.
+    in memory does not grow with the files. Where a worker dies again and again over a chunk, its
+    rows are left out.
 
     Args:
         source: What to score.
         done: What is left out.
         job: What each worker has to know.
         workers: How many there are.
+        singly: Each file is a chunk, and alone in its worker: if one ends it, no other suffers.
 
     Raises:
-        BulkUnavailable: Workers cannot begin, or died again and again over the same files.
+        BulkUnavailable: Workers cannot begin, or died over too many chunks.
         CovidXrayError: What else keeps workers from beginning.
     """
     import ray  # noqa: PLC0415 -- `open_cluster` imported it
     from ray.data import ActorPoolStrategy, DataContext  # noqa: PLC0415 -- the same
 
+    context = DataContext.get_current()
     # A row holds a chunk, and each row is a block of its own: then a task is a chunk, in and out.
-    DataContext.get_current().target_max_block_size = 1
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1 if singly else LOST_CHUNKS
     chunks = ray.data.from_arrow(pa.table({"begin": [0]})).map_batches(
         _list_chunks,
-        fn_kwargs={"source": source, "done": done},
+        fn_kwargs={"source": source, "done": done, "most": 1 if singly else MANY},
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
@@ -193,11 +200,11 @@ def stream(
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
             size=workers,
-            max_tasks_in_flight_per_actor=2 * job.threads,
+            max_tasks_in_flight_per_actor=1 if singly else 2 * job.threads,
             enable_true_multi_threading=True,
         ),
         num_cpus=job.threads,
-        max_concurrency=job.threads,
+        max_concurrency=1 if singly else job.threads,
         max_task_retries=_RETRIES,
     )
     try:
@@ -214,12 +221,14 @@ def stream(
         raise BulkUnavailable("workers that score", said) from error
 
 
-def _list_chunks(begin: pa.Table, source: Source, done: PathSet) -> Iterator[pa.Table]:
+def _list_chunks(
+    begin: pa.Table, source: Source | Files, done: PathSet, most: int
+) -> Iterator[pa.Table]:
     """List what is not done, a chunk a row."""
     del begin
     paths = source.paths()
     listed = 0
-    while chunk := list(islice(paths, min(_MANY, max(_FEW, listed // _OF)))):
+    while chunk := list(islice(paths, min(most, max(_FEW, listed // _OF)))):
         listed += len(chunk)
         fresh = done.add_new([show(path) for path in chunk])
         new = [os.fsencode(path) for path, is_new in zip(chunk, fresh, strict=True) if is_new]

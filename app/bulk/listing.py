@@ -53,6 +53,17 @@ class Source:
                 yield from _walk_remote(self.address) if remote else _walk(self.address)
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Some files that a source has listed."""
+
+    listed: tuple[str, ...]
+
+    def paths(self) -> Iterator[str]:
+        """List them."""
+        return iter(self.listed)
+
+
 def open_source(text: str) -> Source:
     """Find out how an input names files.
 

@@ -35,11 +35,11 @@ class PathSet:
             self._merge()
         return fresh
 
-    def has_all(self, paths: Iterable[str]) -> bool:
-        """Tell whether all paths are there."""
+    def has(self, paths: Iterable[str]) -> list[bool]:
+        """Tell of each path whether it is there."""
         hashes = _hash(paths)
         known = zip(hashes, self._find(hashes), strict=True)
-        return all(is_known or each in self._new for each, is_known in known)
+        return [is_known or each in self._new for each, is_known in known]
 
     def _find(self, hashes: list[bytes]) -> list[bool]:
         if not len(self._sorted):

@@ -11,8 +11,8 @@ from app.errors import CovidXrayError
 from app.imaging import ImageWarning, Radiograph
 from app.release import Manifest, Release
 
-SCHEMA_VERSION = 1
-"""Goes up when a column changes its name, type or meaning."""
+SCHEMA_VERSION = 2
+"""Goes up when a column changes its name, type or meaning, or may be null as it could not be."""
 
 Row = dict[str, Any]
 """A file's values, by column; what is not there is null."""
@@ -70,8 +70,8 @@ def schema_of(manifest: Manifest) -> pa.Schema:
         ("release_name", pa.string(), "The model."),
         ("release_version", pa.int32(), "Its version."),
         ("release_digest", pa.string(), "SHA-256 of the release's manifest."),
-        ("engine", pa.string(), "What ran it: openvino or tensorflow."),
-        ("precision", pa.string(), "What it computed in: f32, bf16 or int8."),
+        ("engine", pa.string(), "What ran it: openvino or tensorflow; null where nothing could."),
+        ("precision", pa.string(), "What it computed in: f32, bf16 or int8; null as the engine."),
         ("error_code", pa.string(), "Why there is no answer, for programs; null where there is."),
         ("error", pa.string(), "Why there is no answer, as a sentence; null where there is."),
     ]
@@ -88,8 +88,6 @@ _ALWAYS = {
     "release_name",
     "release_version",
     "release_digest",
-    "engine",
-    "precision",
 }
 """Columns that are never null."""
 
@@ -99,16 +97,16 @@ def to_batch(rows: Iterable[Row], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=schema)
 
 
-def of_file(path: str, release: Release, engine: Engine) -> Row:
-    """Begin a file's row."""
+def of_file(path: str, release: Release, engine: Engine | None) -> Row:
+    """Begin a file's row; without an engine it is one that no worker outlived."""
     return {
         "path": path,
         "warnings": [],
         "release_name": release.manifest.name,
         "release_version": release.manifest.version,
         "release_digest": release.digest,
-        "engine": engine.name,
-        "precision": engine.precision,
+        "engine": engine.name if engine else None,
+        "precision": engine.precision if engine else None,
     }
 
 

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,13 +23,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from app.bulk import Asked, Outcome, cluster
-from app.bulk.listing import Source, open_source, show
+from app.bulk import Asked, Outcome, cluster, rows
+from app.bulk.listing import Files, Source, open_source, show
 from app.bulk.output import Counts, Output, open_output
 from app.bulk.paths import PathSet
 from app.bulk.rows import SCHEMA_VERSION, schema_of
 from app.bulk.scoring import Job, choose_release
 from app.engines import EngineFactory
+from app.errors import BulkUnavailable, FileEndsWorker
 from app.processor import available_cpus
 from app.release import Release
 from app.settings import Settings
@@ -52,25 +54,65 @@ def run(asked: Asked, settings: Settings, new_engine: EngineFactory) -> Outcome:
         counts = output.counts
         _log.info("%s has %d rows.", asked.out, counts.files)
         counter = _Counter(source)
-        if not all(map(done.has_all, _shown(source))):
-            _score(asked, source, job, output, counter)
-        return Outcome(counts.files, counts.failed, max(0, counter.wait() - counts.files))
+        if any(_without(chunk, done) for chunk in _chunks(source)):
+            _score(asked, job, release, output, counter)
+        missed = max(0, len(counter.wait()) - counts.files)
+        return Outcome(counts.files, counts.failed, missed)
 
 
-def _score(asked: Asked, source: Source, job: Job, output: Output, counter: "_Counter") -> None:
+def _score(asked: Asked, job: Job, release: Release, output: Output, counter: "_Counter") -> None:
     cores = job.settings.threads or available_cpus()
     with cluster.open_cluster(asked.address, cores) as found, _progress(output, counter) as tell:
         pool = cluster.share_cores(found, asked.workers)
         _log.info("%d worker(s) of %d thread(s).", pool.workers, pool.threads)
         job = replace(job, threads=pool.threads)
-        with closing(cluster.stream(source, output.done, job, pool.workers)) as stream:
-            for rows in stream:
-                output.add(rows)
-                tell()
+
+        def take(stream: Generator[pa.RecordBatch, None, None]) -> None:
+            with closing(stream):
+                for each in stream:
+                    output.add(each)
+                    tell()
+
+        take(cluster.stream(counter.source, output.done, job, pool.workers))
+        if left := _find_left(counter, output.done):
+            _log.warning("%d files are scored one by one: workers died over them.", len(left))
+            files = Files(tuple(left))
+            take(cluster.stream(files, output.done, job, pool.workers, singly=True))
+            output.add(_tell_lost(_without(left, output.done), release))
 
 
-def _shown(source: Source) -> Iterator[list[str]]:
-    paths = map(show, source.paths())
+def _find_left(counter: "_Counter", done: PathSet) -> list[str]:
+    """Find the files that were listed at the beginning and have no row.
+
+    Raises:
+        BulkUnavailable: They are more than workers may have died over.
+    """
+    counted = counter.wait()
+    left: list[str] = []
+    for chunk in _chunks(counter.source):
+        fresh = _without(chunk, done)
+        known = counted.has(map(show, fresh))
+        left += [path for path, was_counted in zip(fresh, known, strict=True) if was_counted]
+        if len(left) > cluster.LOST_CHUNKS * cluster.MANY:
+            raise BulkUnavailable("workers that score", f"{len(left)} files without a row, or more")
+    return left
+
+
+def _without(paths: list[str], done: PathSet) -> list[str]:
+    known = done.has(map(show, paths))
+    return [path for path, is_done in zip(paths, known, strict=True) if not is_done]
+
+
+def _tell_lost(paths: list[str], release: Release) -> pa.RecordBatch:
+    """Tell in its row of each file that no worker outlived."""
+    wanted = "a file that can be scored"
+    why = rows.of_error(FileEndsWorker(wanted, "the end of each process that scored it alone"))
+    lost = [rows.of_file(show(path), release, None) | why for path in paths]
+    return rows.to_batch(lost, rows.schema_of(release.manifest))
+
+
+def _chunks(source: Source) -> Iterator[list[str]]:
+    paths = source.paths()
     while chunk := list(islice(paths, _AT_ONCE)):
         yield chunk
 
@@ -108,20 +150,20 @@ class _Counter:
 
     def __init__(self, source: Source) -> None:
         self.total: int | None = None
-        self._source = source
+        self.source = source
+        self._seen = PathSet()
         self._thread = threading.Thread(target=self._count, daemon=True)
         self._thread.start()
 
-    def wait(self) -> int:
-        """Give how many there are; 0 where they could not be listed to the end."""
+    def wait(self) -> PathSet:
+        """Give them; not all where they could not be listed to the end."""
         self._thread.join()
-        return self.total or 0
+        return self._seen
 
     def _count(self) -> None:
-        seen = PathSet()
-        for chunk in _shown(self._source):
-            seen.add_new(chunk)
-        self.total = len(seen)
+        for chunk in _chunks(self.source):
+            self._seen.add_new(map(show, chunk))
+        self.total = len(self._seen)
 
 
 @contextmanager

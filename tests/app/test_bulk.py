@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -11,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.bulk import Asked, Outcome, score_files
+from app.bulk import Asked, Outcome, rows, score_files
 from app.bulk.cluster import Pool, share_cores
-from app.bulk.listing import open_source, read_file, show
+from app.bulk.listing import Source, open_source, read_file, show
 from app.bulk.output import RUN, open_output
 from app.bulk.paths import PathSet
 from app.bulk.rows import Row, schema_of
@@ -152,8 +153,8 @@ def test_a_set_of_paths_knows_each_of_many() -> None:
     many = [f"/xrays/{index}.png" for index in range(30_000)]
     assert all(seen.add_new(many))
     assert seen.add_new(["/xrays/7.png", "new", "new"]) == [False, True, False]
-    assert seen.has_all([*many, "new"])
-    assert not seen.has_all(["/xrays/7.png", "other"])
+    assert all(seen.has([*many, "new"]))
+    assert seen.has(["/xrays/7.png", "other"]) == [True, False]
     assert len(seen) == 30_001
 
 
@@ -173,7 +174,7 @@ class TestOutput:
             output.add(rows_of("a"))
         (tmp_path / ".part-000002.parquet").write_bytes(b"what a kill left")
         with open_output(tmp_path, ABOUT | {"created": "later"}, SCHEMA) as output:
-            assert output.read_done().has_all(["a"])
+            assert output.read_done().has(["a"]) == [True]
             output.add(rows_of("a", "b"))
         assert sorted(paths_in(tmp_path)) == ["a", "b"]
 
@@ -331,23 +332,81 @@ def test_without_the_extra_a_sentence_tells_what_to_install(
 def test_where_nothing_is_left_to_do_no_cluster_is_started(
     settings: Settings, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stream(*_: object) -> Iterator[pa.RecordBatch]:
-        manifest = choose_release(settings, fakes.new_fake_engine).manifest
-        filled = {"warnings": [], "release_name": "", "release_version": 1, "release_digest": ""}
-        filled |= {"engine": "", "precision": ""}
-        listed = [{"path": path} | filled for path in open_source(str(xrays)).paths()]
-        listed[0]["error_code"] = "unreadable-image"
-        yield pa.RecordBatch.from_pylist(listed, schema=schema_of(manifest))
+    def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
+        yield answers(settings, source.paths(), error_code="unreadable-image")
 
     monkeypatch.setattr("app.bulk.cluster.open_cluster", fake_cluster := FakeCluster())
     monkeypatch.setattr("app.bulk.cluster.stream", stream)
     asked = Asked(str(xrays), tmp_path / "out")
     for _ in range(2):
-        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 1, 0)
+        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 3, 0)
     assert fake_cluster.started == 1
     about = json.loads((tmp_path / "out" / RUN).read_text())
     assert about["release"]["version"] == 1
     assert about["settings"]["acceptance"] == "enforce"
+
+
+def answers(settings: Settings, paths: Iterable[str], **columns: object) -> pa.RecordBatch:
+    """Stand for what workers say."""
+    release = choose_release(settings, fakes.new_fake_engine)
+    found = [rows.of_file(path, release, FakeEngine()) | columns for path in paths]
+    return rows.to_batch(found, schema_of(release.manifest))
+
+
+def iter_nothing() -> Iterator[pa.RecordBatch]:
+    yield from ()
+
+
+class TestFilesWhoseWorkersDie:
+    """Their chunk has no rows; then they are scored alone."""
+
+    @pytest.fixture
+    def asked(self, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+        monkeypatch.setattr("app.bulk.cluster.open_cluster", FakeCluster())
+        return Asked(str(xrays), tmp_path / "out")
+
+    def test_one_that_ends_them_also_alone_has_a_row_that_says_so(
+        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = []
+
+        def stream(
+            source: Source, done: PathSet, *_: object, singly: bool = False
+        ) -> Iterator[pa.RecordBatch]:
+            tried.append([path for path in source.paths() if not all(done.has([path]))])
+            if singly:
+                yield answers(settings, [each for each in tried[-1] if not each.endswith("b.JPG")])
+            else:
+                yield answers(settings, [each for each in tried[-1] if each.endswith("a.png")])
+
+        monkeypatch.setattr("app.bulk.cluster.stream", stream)
+        outcome = score_files(asked, settings, fakes.new_fake_engine)
+        assert outcome == Outcome(3, 1, 0)
+        assert list(map(len, tried)) == [3, 2]
+        table = pq.read_table(asked.out).to_pylist()
+        (lost,) = [row for row in table if row["error_code"]]
+        assert lost["path"].endswith("b.JPG")
+        assert (lost["error_code"], lost["engine"]) == ("file-ends-worker", None)
+
+    def test_where_they_are_too_many_it_is_not_the_files(
+        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.bulk.cluster.LOST_CHUNKS", 2)
+        monkeypatch.setattr("app.bulk.cluster.MANY", 1)
+        monkeypatch.setattr("app.bulk.cluster.stream", lambda *_: iter_nothing())
+        with pytest.raises(BulkUnavailable, match="workers that score; received 3 files without"):
+            score_files(asked, settings, fakes.new_fake_engine)
+
+    def test_files_that_came_meanwhile_are_none_of_them(
+        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
+            yield answers(settings, source.paths())
+            time.sleep(0.2)  # until all have been counted
+            (Path(asked.source) / "late.png").write_bytes(gray_png())
+
+        monkeypatch.setattr("app.bulk.cluster.stream", stream)
+        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 0, 0)
 
 
 class FakeCluster:

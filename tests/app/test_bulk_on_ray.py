@@ -1,4 +1,4 @@
-"""Bulk scoring on a real Ray: killed -9 in the middle, gone on with, and a worker killed too."""
+"""Bulk scoring on a real Ray: killed -9 in the middle, then past a file that ends its workers."""
 
 import time
 from collections import Counter
@@ -7,14 +7,18 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests import fakes
 from tests.app.dicoms import dicom
 from tests.benchmarks.bulk.process import Run, count_rows, fake_command
+from tests.fakes import gray_png
 
-FILES = 4000
+FILES = 2000
+DEADLY = "deadly.png"
+"""Ends each worker that scores it."""
 PATIENCE_S = 130.0
 
 
@@ -26,7 +30,6 @@ class Story:
         expected: Paths.
         rows_before: In finished parts when everything was killed.
         left: Processes that outlived it, and that were not told to end.
-        worker_was_killed: While the second run scored.
         code: Of the second run.
         table: All rows.
         listening: Addresses that processes of the run listened on.
@@ -35,7 +38,6 @@ class Story:
     expected: list[str]
     rows_before: int
     left: list[str]
-    worker_was_killed: bool
     code: int
     table: pa.Table
     listening: set[str]
@@ -53,21 +55,22 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     rows_before = count_rows(first.out)
     second = begin(folder)
     wait_for_rows(second, rows_before + 1)
-    killed = second.kill_worker()
+    second.tree()  # remembers what it has begun
     code = second.process.wait(PATIENCE_S)
     left = [each.name() for each in psutil.wait_procs(second.tree(), timeout=10)[1]]
     table = pq.read_table(second.out)
-    return Story(expected, rows_before, left, killed, code, table, listening)
+    return Story(expected, rows_before, left, code, table, listening)
 
 
 def write_xrays(folder: Path) -> list[str]:
     """Write four files, linked again and again: a PNG, a DICOM file, a broken and a foreign one."""
-    contents = (fakes.gray_png(), dicom(), fakes.gray_png()[:60], b"text")
+    contents = (gray_png(), dicom(), gray_png()[:60], b"text")
     folder.mkdir()
     for index, content in enumerate(contents):
         (folder / f"{index}.png").write_bytes(content)
     for index in range(4, FILES):
         (folder / f"{index}.png").hardlink_to(folder / f"{index % 4}.png")
+    (folder / DEADLY).write_bytes(gray_png(0))
     return [str(folder / f"{index}.png") for index in range(FILES)]
 
 
@@ -91,24 +94,33 @@ def addresses(run: Run) -> set[str]:
     }
 
 
-def test_it_was_killed_in_the_middle_and_so_was_a_worker_of_the_second_run(story: Story) -> None:
+def test_it_was_killed_in_the_middle_and_the_second_run_left_no_process(story: Story) -> None:
     assert 0 < story.rows_before < FILES
-    assert story.worker_was_killed
     assert not story.left
 
 
 def test_each_file_has_one_row(story: Story) -> None:
     counted = Counter(story.table.column("path").to_pylist())
-    assert counted == Counter(story.expected)
+    assert max(counted.values()) == 1
+    assert {path for path in counted if not path.endswith(DEADLY)} == set(story.expected)
 
 
 def test_bad_files_are_rows_that_say_why(story: Story) -> None:
     codes = Counter(story.table.column("error_code").to_pylist())
     quarter = FILES // 4
-    assert codes == {None: 2 * quarter, "unreadable-image": quarter} | {
-        "unsupported-image-type": quarter
+    assert codes == {
+        None: 2 * quarter,
+        "unreadable-image": quarter,
+        "unsupported-image-type": quarter,
+        "file-ends-worker": 1,
     }
     assert len(story.table.column("sop_instance_uid").drop_null().unique()) == 1
+
+
+def test_a_file_that_ends_its_workers_takes_no_other_with_it(story: Story) -> None:
+    ended = story.table.filter(pc.field("error_code") == "file-ends-worker").to_pylist()
+    assert [Path(row["path"]).name for row in ended] == [DEADLY]
+    assert ended[0]["engine"] is None
 
 
 def test_a_run_that_ends_with_bad_files_has_said_so(story: Story) -> None:

@@ -1,7 +1,8 @@
 """A bulk run in a process group of its own: watched, killed, and its rows counted.
 
 python -m tests.benchmarks.bulk.process INPUT DIR SECONDS is `covid-xray bulk INPUT --out DIR` with
-an engine that answers at once, without inference, and parts written after so many seconds.
+an engine that answers at once, without inference, and parts written after so many seconds. A black
+image ends the process of this engine.
 """
 
 import logging
@@ -14,13 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from app.bulk import Asked, score_files
+from app.engines import EngineOptions, Predictions
+from app.release import Release
 from app.settings import load_settings
 from tests.benchmarks.machine import ROOT
-from tests.fakes import new_fake_engine
+from tests.fakes import FakeEngine
 
 MEGABYTE = 2**20
 _CLI = ["-c", "from app.cli import main; main()", "bulk"]
@@ -137,6 +142,22 @@ class Run:
         return False
 
 
+class MortalEngine(FakeEngine):
+    """A fake engine that a black image ends, with its process."""
+
+    def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
+        """See `app.engines.Engine`."""
+        if not images.any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict(images, alone=alone)
+
+
+def new_mortal_engine(release: Release, options: EngineOptions) -> MortalEngine:
+    """Make one; see `app.engines.EngineFactory`."""
+    del release, options
+    return MortalEngine()
+
+
 _ROWS: dict[Path, int] = {}
 
 
@@ -158,4 +179,4 @@ if __name__ == "__main__":
     logging.basicConfig(level="INFO", format="%(message)s")
     source, out, part_s = sys.argv[1:]
     asked = Asked(source, Path(out), part_s=float(part_s))
-    sys.exit(score_files(asked, load_settings(), new_fake_engine).failed > 0)
+    sys.exit(score_files(asked, load_settings(), new_mortal_engine).failed > 0)
