@@ -24,8 +24,8 @@ help: ## List the targets.
 serve: $(SERVING) ## Install what serving needs and serve the shipped release on 127.0.0.1:8000.
 	@exec $(VENV)/bin/covid-xray serve
 
-test: $(EVERYTHING) ## Install everything and run all tests.
-	$(RUN) pytest
+test: $(EVERYTHING) ## Install everything and run all tests, two files at a time.
+	$(RUN) pytest --numprocesses 2 --dist loadfile
 
 test-integration: $(EVERYTHING) ## Of all tests, those with real processes: servers, a browser, a PACS.
 	$(RUN) pytest tests/integration

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from scipy.stats import rankdata
 
 from app.release import Estimate, PredictionSetRule
 from training.conformal import covered, sizes
@@ -56,7 +56,7 @@ def of_two_labels(threshold: float) -> dict[str, Metric]:
         "accuracy": partial(_accuracy, threshold),
         "sensitivity": partial(_sensitivity, threshold),
         "specificity": partial(_specificity, threshold),
-        "brier": lambda scores, positive: float(brier_score_loss(positive, scores)),
+        "brier": brier,
         "expected_calibration_error": expected_calibration_error,
     }
     for prevalence in PREVALENCES:
@@ -77,8 +77,18 @@ def of_prediction_sets(rules: Sequence[PredictionSetRule]) -> dict[str, Metric]:
 
 
 def auc(scores: Scores, positive: Truth) -> float:
-    """Area under the receiver operating characteristic."""
-    return float(roc_auc_score(positive, scores))
+    """Area under the receiver operating characteristic, from the ranks (Hanley & McNeil, 1982).
+
+    scikit-learn's function gives the same and takes ten times as long, a thousand times over.
+    """
+    positives = int(positive.sum())
+    above = rankdata(scores)[positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (len(scores) - positives)))
+
+
+def brier(scores: Scores, positive: Truth) -> float:
+    """Mean squared distance of probability and truth (Brier, 1950)."""
+    return float(np.square(scores - positive).mean())
 
 
 def expected_calibration_error(scores: Scores, positive: Truth) -> float:

@@ -128,6 +128,7 @@ async def test_an_example_of_a_deadline_is_what_the_service_says(
     engine.may_answer.clear()
     headers = {"x-request-timeout": "0.2"}
     response = await client.post(PREDICTIONS, files={"file": gray_png()}, headers=headers)
+    engine.may_answer.set()
     assert [response.json()] == examples(PREDICTIONS, 504)
 
 

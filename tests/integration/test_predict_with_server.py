@@ -5,53 +5,15 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from app.security import key_line, new_key
-from tests.fakes import gray_png
-from tests.integration.ray_nodes import Either
+from tests.integration.predict import COMMAND, address, predict
 from tests.integration.server import Server, Start, free_port
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from app.cli import main; main()", "predict"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "xrays"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(gray_png(40 * number))
-    (folder / "3.png").write_bytes(b"text")
-    return folder
-
-
-def address(server: Either) -> str:
-    return str(server.client.base_url).rstrip("/")
-
-
-def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_server_reads_all_files_of_a_folder_but_the_bad_one(
-    either_server: Either, folder: Path
-) -> None:
-    done = predict("--json", "--server", address(either_server), folder)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 1
-    assert [Path(line["file"]).name for line in lines] == [f"{each}.png" for each in range(6)]
-    assert lines[3]["problem"]["code"] == "unsupported-image-type"
-    labels = [line.get("label") for line in lines]
-    assert labels == ["Normal", "Normal", "Normal", None, "COVID-19", "COVID-19"]
-    done = predict("--server", address(either_server), folder / "[01].png")
-    assert done.returncode == 0
-    assert re.fullmatch(r"(Normal +\d+\.\d%  .*\d\.png\n){2}", done.stdout)
-    assert done.stderr == ""
 
 
 def test_a_server_answers_as_this_program_does_itself(

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,7 +17,6 @@ import pytest
 from app.security import key_line, new_key
 from tests import fakes
 from tests.fakes import gray_png
-from tests.integration.ray_nodes import Either
 from tests.integration.server import Server, Start
 
 WITHOUT_TENSORFLOW = """
@@ -28,31 +26,8 @@ for name in ("tensorflow", "keras"):
 """
 
 
-def test_an_xray_is_answered(either_server: Either) -> None:
-    response = either_server.predict(gray_png(204))
-    assert response.status_code == 200
-    assert response.json()["probabilities"]["COVID-19"] == pytest.approx(0.8, abs=1e-4)
-
-
 def test_no_answer_names_the_server(server: Server) -> None:
     assert "server" not in server.predict(gray_png()).headers
-
-
-def test_requests_at_the_same_time_get_each_their_own_answer(either_server: Either) -> None:
-    values = [0, 51, 102, 153, 204, 255] * 4
-    with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda value: either_server.predict(gray_png(value)), values))
-    found = [response.json()["probabilities"]["COVID-19"] for response in responses]
-    assert found == pytest.approx([value / 255 for value in values], abs=1e-4)
-
-
-def test_a_chunked_body_without_length_is_read(either_server: Either) -> None:
-    client = either_server.client
-    request = client.build_request("POST", "/v1/predictions", files={"file": gray_png()})
-    content = request.read()
-    headers = {"content-type": request.headers["content-type"]}
-    chunks = (content[at : at + 100] for at in range(0, len(content), 100))
-    assert client.post("/v1/predictions", content=chunks, headers=headers).is_success
 
 
 def test_a_large_upload_leaves_no_file(start: Start, tiny_store: Path, tmp_path: Path) -> None:

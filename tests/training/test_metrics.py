@@ -4,9 +4,22 @@ import pytest
 from app.release import PredictionSetRule
 from training import metrics
 
+sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra `train`")
+
 SETS = PredictionSetRule(
     confidence=0.9, least={"COVID-19": 0.6, "Normal": 0.7}, images={"COVID-19": 9, "Normal": 9}
 )
+
+
+def test_area_and_brier_score_are_those_of_scikit_learn_with_ties_too() -> None:
+    rng = np.random.default_rng(5)
+    positive = rng.random(300) < 0.3
+    scores = np.clip(np.round(0.3 * positive + 0.5 * rng.random(300), 2), 0, 1)
+    found = metrics.of_two_labels(0.5)
+    auc, brier = (found[name](scores, positive) for name in ("auc", "brier"))
+    assert auc == pytest.approx(sklearn_metrics.roc_auc_score(positive, scores), abs=1e-12)
+    assert brier == pytest.approx(sklearn_metrics.brier_score_loss(positive, scores), abs=1e-12)
+    assert 0.5 < auc < 1
 
 
 def test_calibration_error_is_the_mean_gap_weighted_by_bins() -> None:
