@@ -168,6 +168,8 @@ class OpenVinoEngine:
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
+            # Else replicas on one machine, and containers with a quota, all take its first cores.
+            "ENABLE_CPU_PINNING": False,
         }
         if cache is not None:
             options["CACHE_DIR"] = str(cache)

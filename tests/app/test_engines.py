@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from app.processor import available_cpus, native_precisions
 from app.release import EngineName, Precision, open_release
 from tests import fakes
 
+ROOT = Path(__file__).parents[2]
 ENGINES: tuple[EngineName, ...] = ("openvino", "tensorflow")
 
 
@@ -144,6 +146,29 @@ def test_an_image_beside_others_has_the_same_answer_as_one_alone(saved_model: Pa
     for alone in (True, False):
         with pytest.raises(InferenceFailed, match="an open engine"):
             engine.predict(images, alone=alone)
+
+
+SEES_WHERE_THREADS_MAY_RUN = """
+import os, pathlib, sys, numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from app.engines import EngineOptions, create_engine
+engine = create_engine(pathlib.Path(sys.argv[1]), options=EngineOptions(threads=1))
+images, seen = np.zeros((8, 224, 224, 1), np.uint8), set()
+with ThreadPoolExecutor(1) as pool:
+    for alone in (True, False):
+        answer = pool.submit(engine.predict, images, alone=alone)
+        while not answer.done():
+            for task in os.listdir("/proc/self/task"):
+                seen.add(frozenset(os.sched_getaffinity(int(task))))
+print(*map(len, seen))
+"""
+
+
+def test_no_engine_keeps_to_the_first_cores_which_its_neighbours_would_keep_to_too() -> None:
+    release = max((ROOT / "model_store" / fakes.NAME).iterdir())  # its inference takes a while
+    command = [sys.executable, "-c", SEES_WHERE_THREADS_MAY_RUN, str(release)]
+    seen = subprocess.check_output(command, cwd=ROOT, text=True, timeout=120)
+    assert seen.split() == [str(len(os.sched_getaffinity(0)))]
 
 
 def test_auto_prefers_openvino(saved_model: Path) -> None:

@@ -27,9 +27,8 @@ backbone = "none"
 folds = 4
 other_labels = ["Pneumonia"]
 [[stages]]
-name = "all"
-train_from = "all"
-batch_norm = "training"
+name = "head"
+train_from = "head"
 epochs = 1
 size = 32
 batch_size = 8
