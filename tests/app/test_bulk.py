@@ -1,9 +1,7 @@
 """Bulk scoring but for Ray: what is listed, read, scored, written and gone on with."""
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -12,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.bulk import Asked, Outcome, rows, score_files
+from app.bulk import Asked, score_files
 from app.bulk.cluster import Pool, share_cores
-from app.bulk.listing import Source, open_source, read_file, show
-from app.bulk.output import RUN, open_output
+from app.bulk.listing import open_source, read_file, show
+from app.bulk.output import open_output
 from app.bulk.paths import PathSet
 from app.bulk.rows import Row, schema_of
 from app.bulk.scoring import Job, Scorer, choose_release
@@ -327,104 +325,6 @@ def test_without_the_extra_a_sentence_tells_what_to_install(
     monkeypatch.setattr("app.bulk._NEEDED", ("fsspec", "no_such_package"))
     with pytest.raises(BulkUnavailable, match=r"covid-xray\[scale\].*no no_such_package"):
         score_files(Asked(str(tmp_path), tmp_path / "out"), settings)
-
-
-def test_where_nothing_is_left_to_do_no_cluster_is_started(
-    settings: Settings, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
-        yield answers(settings, source.paths(), error_code="unreadable-image")
-
-    monkeypatch.setattr("app.bulk.cluster.open_cluster", fake_cluster := FakeCluster())
-    monkeypatch.setattr("app.bulk.cluster.stream", stream)
-    asked = Asked(str(xrays), tmp_path / "out")
-    for _ in range(2):
-        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 3, 0)
-    assert fake_cluster.started == 1
-    about = json.loads((tmp_path / "out" / RUN).read_text())
-    assert about["release"]["version"] == 1
-    assert about["settings"]["acceptance"] == "enforce"
-
-
-def answers(settings: Settings, paths: Iterable[str], **columns: object) -> pa.RecordBatch:
-    """Stand for what workers say."""
-    release = choose_release(settings, fakes.new_fake_engine)
-    found = [rows.of_file(path, release, FakeEngine()) | columns for path in paths]
-    return rows.to_batch(found, schema_of(release.manifest))
-
-
-def iter_nothing() -> Iterator[pa.RecordBatch]:
-    yield from ()
-
-
-class TestFilesWhoseWorkersDie:
-    """Their chunk has no rows; then they are scored alone."""
-
-    @pytest.fixture
-    def asked(self, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-        monkeypatch.setattr("app.bulk.cluster.open_cluster", FakeCluster())
-        return Asked(str(xrays), tmp_path / "out")
-
-    def test_one_that_ends_them_also_alone_has_a_row_that_says_so(
-        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tried = []
-
-        def stream(
-            source: Source, done: PathSet, *_: object, singly: bool = False
-        ) -> Iterator[pa.RecordBatch]:
-            tried.append([path for path in source.paths() if not all(done.has([path]))])
-            if singly:
-                yield answers(settings, [each for each in tried[-1] if not each.endswith("b.JPG")])
-            else:
-                yield answers(settings, [each for each in tried[-1] if each.endswith("a.png")])
-
-        monkeypatch.setattr("app.bulk.cluster.stream", stream)
-        outcome = score_files(asked, settings, fakes.new_fake_engine)
-        assert outcome == Outcome(3, 1, 0)
-        assert list(map(len, tried)) == [3, 2]
-        table = pq.read_table(asked.out).to_pylist()
-        (lost,) = [row for row in table if row["error_code"]]
-        assert lost["path"].endswith("b.JPG")
-        assert (lost["error_code"], lost["engine"]) == ("file-ends-worker", None)
-
-    def test_where_they_are_too_many_it_is_not_the_files(
-        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("app.bulk.cluster.LOST_CHUNKS", 2)
-        monkeypatch.setattr("app.bulk.cluster.MANY", 1)
-        monkeypatch.setattr("app.bulk.cluster.stream", lambda *_: iter_nothing())
-        with pytest.raises(BulkUnavailable, match="workers that score; received 3 files without"):
-            score_files(asked, settings, fakes.new_fake_engine)
-
-    def test_files_that_came_meanwhile_are_none_of_them(
-        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
-            yield answers(settings, source.paths())
-            time.sleep(0.2)  # until all have been counted
-            (Path(asked.source) / "late.png").write_bytes(gray_png())
-
-        monkeypatch.setattr("app.bulk.cluster.stream", stream)
-        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 0, 0)
-
-
-class FakeCluster:
-    """Stands for Ray, and counts how often it is started."""
-
-    def __init__(self) -> None:
-        self.started = 0
-
-    def __call__(self, address: str | None, cores: int) -> "FakeCluster":
-        del address, cores
-        self.started += 1
-        return self
-
-    def __enter__(self) -> list[int]:
-        return [1]
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_every_column_is_told_in_the_documentation(settings: Settings) -> None:
