@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 import logging
-import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from fastapi import FastAPI
 from pydicom import Dataset, dcmread, uid
 
 from app.dicomweb.outbox import Outbox, OutboxLimits
-from app.dicomweb.related import read_related
-from app.errors import InputError, MalformedRequest, UnsupportedImageType
 from app.examples import STORED
 from app.logs import make_formatter
 from app.security import key_line, new_key
@@ -360,35 +357,6 @@ async def test_a_hostile_body_gets_a_4xx(
             headers = {"content-type": content_type} if content_type else {}
             answer = await client.post(STUDIES, content=Body(body, 777), headers=headers)
             assert answer.status_code == status, answer.text
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Change, take out or put in some bytes, where they matter."""
-    changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        at = chance.randrange(len(changed))
-        if chance.random() < 0.5:
-            changed[at] = chance.choice((*b"\0\r\n:- ;=", chance.randrange(256)))
-        elif chance.random() < 0.5:
-            del changed[at : at + chance.randrange(1, 9)]
-        else:
-            changed[at:at] = chance.choice((b"--limit", b"\r\n", b"--", chance.randbytes(5)))
-    return bytes(changed)
-
-
-async def test_mutated_bodies_are_files_or_an_error_of_the_sender() -> None:
-    chance = random.Random(0)  # noqa: S311 -- no secret
-    body, headers = related(b"one\r\n--limi", b"DICM" * 9, b"")
-    came: set[type] = set()
-    for _ in range(1000):
-        kind = mutate(headers["content-type"].encode(), chance).decode("latin-1")
-        content_type = chance.choice((headers["content-type"], kind))
-        sent = Body(mutate(body, chance), chance.choice((1, 3, 50, 500)))
-        try:
-            came.add(type(await read_related(aiter(sent), content_type, 4)))
-        except InputError as error:
-            came.add(type(error))
-    assert came == {list, MalformedRequest, UnsupportedImageType}
 
 
 async def test_a_body_is_counted_while_it_arrives(opened: Open) -> None:

@@ -22,7 +22,7 @@ from app.main import create_app
 from app.metrics import Metrics
 from app.routes import health
 from app.security import ApiKeys
-from app.settings import PREFIX, Settings, SettingsInvalid, load_settings
+from app.settings import Settings, SettingsInvalid, load_settings
 from tests.container import compose
 
 ROOT = Path(__file__).parents[2]
@@ -395,49 +395,3 @@ def test_the_readmes_command_makes_the_alerts_a_resource_of_the_operator() -> No
     )
     rules = yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())
     assert yaml.safe_load(done.stdout)["spec"] == rules
-
-
-def test_ray_is_told_on_kubernetes_what_it_is_told_elsewhere() -> None:
-    folder = ROOT / "deploy" / "ray"
-    if not folder.exists():
-        pytest.skip("there is no deploy/ray")
-    elsewhere = yaml.safe_load((folder / "serve.yaml").read_text())
-    here = yaml.safe_load(read("ray/ray-service.yaml")["spec"]["serveConfigV2"])
-    for serve in (elsewhere, here):
-        (application,) = serve["applications"]
-        for name in (
-            "COVID_XRAY_ALLOW_ANONYMOUS",
-            "COVID_XRAY_API_KEYS_FILE",
-            "COVID_XRAY_METRICS",
-        ):
-            application["runtime_env"]["env_vars"].pop(name, None)
-        del serve["http_options"]["host"]
-        for name in ("min_replicas", "max_replicas"):
-            del application["deployments"][0]["autoscaling_config"][name]
-    assert here == elsewhere
-    lines = (folder / "environment").read_text().splitlines()
-    variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    cluster = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]
-    assert cluster["authOptions"]["mode"] == variables.pop("RAY_AUTH_MODE", "token")  # by KubeRay
-    for pod in pods(read("ray/ray-service.yaml")):
-        (container,) = pod["spec"]["containers"]
-        told = {each["name"]: each["value"] for each in container["env"]}
-        assert variables.items() <= told.items()
-
-
-def test_ray_starts_the_application_with_settings_that_the_service_knows() -> None:
-    serve = yaml.safe_load(read("ray/ray-service.yaml")["spec"]["serveConfigV2"])
-    (application,) = serve["applications"]
-    assert application["import_path"] == "app.cluster:app"
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert application["runtime_env"]["env_vars"].keys() <= known
-    (deployment,) = application["deployments"]
-    request_s = Settings.model_fields["request_timeout_s"].default
-    assert serve["http_options"]["request_timeout_s"] == request_s
-    assert deployment["graceful_shutdown_timeout_s"] > request_s
-    *_, worker = pods(read("ray/ray-service.yaml"))
-    grace_s = worker["spec"]["terminationGracePeriodSeconds"]
-    assert grace_s > deployment["graceful_shutdown_timeout_s"]
-    constraints = (ROOT / "constraints.txt").read_text()
-    version = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]["rayVersion"]
-    assert f"\nray=={version}\n" in constraints
