@@ -5,25 +5,25 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import server
+from app.api_keys import key_line, new_key
 from app.bulk import Asked, score_files
 from app.dicomweb.destination import Credentials
 from app.dicomweb.study import Analysis, analyse_all
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
-from app.main import open_service
+from app.opening import load_registry, open_service
 from app.processor import available_cpus
 from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, read_here
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
-from app.security import key_line, new_key
 from app.settings import Settings, SettingsInvalid, load_settings
 from app.terminal import print_table, progress
 
@@ -65,7 +65,12 @@ def serve() -> None:
     configure_logging(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    server.run(settings)
+    with ThreadPoolExecutor(1, "loading") as beside:
+        registry = beside.submit(load_registry, settings)
+        # Here, because it takes half a second, in which most of a release is loaded.
+        from app import server  # noqa: PLC0415
+
+        server.run(settings, lambda _settings: registry.result())
 
 
 @cli.command()

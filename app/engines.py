@@ -4,8 +4,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
@@ -170,9 +172,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             # Else replicas on one machine, and containers with a quota, all take its first cores.
             "ENABLE_CPU_PINNING": False,
+            **({} if cache is None else {"CACHE_DIR": str(cache)}),
         }
-        if cache is not None:
-            options["CACHE_DIR"] = str(cache)
         try:
             core = openvino.Core()
             # With a cache the network is not even read, as long as it is asked for by its file.
@@ -181,11 +182,10 @@ class OpenVinoEngine:
             network = file if cached else simplify(core.read_model(file))
             # One image by all threads, or an image a thread: two cores answer a client that is
             # alone in half the time by the first, and 16 clients a third faster by the second.
-            streams = sorted({1, threads})
-            models = [
-                core.compile_model(network, "CPU", options | {"NUM_STREAMS": each})
-                for each in streams
-            ]
+            choices = [options | {"NUM_STREAMS": each} for each in sorted({1, threads})]
+            # Of one network that was read they share weights, but only one after the other.
+            with ThreadPoolExecutor(len(choices) if cached else 1) as pool:
+                models = list(pool.map(partial(core.compile_model, network, "CPU"), choices))
             computes = models[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         except Exception as error:  # its binding raises plain RuntimeError and more
             raise _unreadable(path, "OpenVINO", error) from error
@@ -198,9 +198,8 @@ class OpenVinoEngine:
     def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
         """Run the model; see `Engine`."""
         _check_images(images)
-        requests = self._alone if alone else self._beside_others
         try:
-            outputs = requests.infer(images)
+            outputs = (self._alone if alone else self._beside_others).infer(images)
         except RuntimeError as error:
             raise _failed("OpenVINO", error) from error
         return _checked(outputs, len(images), _ROUNDING[self.precision])
@@ -308,13 +307,10 @@ def open_engine(release: Release, options: EngineOptions) -> Engine:
         ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
     """
     passed = release.manifest.precisions
-    names = installed_engines() if options.engine == "auto" else (options.engine,)
-    if not names:
-        raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
-    native = native_precisions()
+    names = _choose(options.engine)
+    wanted = native_precisions() if options.precision == "auto" else (options.precision,)
     for name in names:
         for precision in FASTEST_FIRST:
-            wanted = native if options.precision == "auto" else (options.precision,)
             if precision in wanted and precision in passed.get(name, ()):
                 return create_engine(release.path, name, precision, options)
     known = ", ".join(f"{name} in {'/'.join(each)}" for name, each in passed.items())
@@ -342,17 +338,21 @@ def create_engine(
         EngineUnavailable: The engine, or with `auto` every one, is not installed.
         ReleaseInvalid: The folder holds no SavedModel with the signature of a release.
     """
-    names = installed_engines() if choice == "auto" else (choice,)
-    if not names:
-        raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
+    engine = _ENGINES[_choose(choice)[0]]
     options = options or EngineOptions()
-    threads = options.threads or available_cpus()
-    return _ENGINES[names[0]](path, precision, threads, options.cache)
+    return engine(path, precision, options.threads or available_cpus(), options.cache)
 
 
 def installed_engines() -> tuple[EngineName, ...]:
     """Name the engines that can be imported here, the preferred one first."""
     return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+
+
+def _choose(engine: EngineChoice) -> tuple[EngineName, ...]:
+    names = installed_engines() if engine == "auto" else (engine,)
+    if not names:
+        raise EngineUnavailable("OpenVINO or TensorFlow to be installed", "neither")
+    return names
 
 
 def _check_images(images: NDArray[np.uint8]) -> None:

@@ -1,32 +1,25 @@
-"""The service, wired: settings → registry → scheduler → service → HTTP."""
+"""The service, wired: settings → the opened service → HTTP."""
 
-import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app.engines import EngineFactory, EngineOptions, open_engine
-from app.imaging import Limits
 from app.observability import NO_OTHER_TELEMETRY, observe
-from app.processor import available_cpus
-from app.registry import Registry
+from app.opening import LoadRegistry, load_registry, open_service
 from app.routes import DOCUMENTATION, add_routes
-from app.scheduler import Scheduler
 from app.security import Access, Guard
-from app.service import UNRECORDED, InferenceService, Recorder
 from app.settings import Settings
-from app.upkeep import kept_up
 from app.uploads import UploadLimits, UploadReader
 
 
-def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> FastAPI:
+def create_app(settings: Settings, load: LoadRegistry = load_registry) -> FastAPI:
     """Make the web application; its release is loaded when it starts.
 
     Args:
         settings: What the operator chose.
-        new_engine: Makes an engine; tests give a fake one.
+        load: Loads the release.
 
     Raises:
         AccessError: The API keys cannot be used, or there are none where there have to be.
@@ -36,7 +29,7 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service(settings, new_engine, app.state.recorder) as app.state.service:
+        async with open_service(settings, load, app.state.recorder) as app.state.service:
             yield
 
     app: FastAPI = FastAPIOffline(lifespan=lifespan, telemetry=NO_OTHER_TELEMETRY, **DOCUMENTATION)
@@ -52,28 +45,3 @@ def create_app(settings: Settings, new_engine: EngineFactory = open_engine) -> F
     app.add_middleware(Guard, access=access)
     observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
     return app
-
-
-@asynccontextmanager
-async def open_service(
-    settings: Settings, new_engine: EngineFactory = open_engine, recorder: Recorder = UNRECORDED
-) -> AsyncIterator[InferenceService]:
-    """Load the release, and on leaving let what runs come to its end.
-
-    Raises:
-        ReleaseError: There is no release that can be served.
-        EngineUnavailable: The engine is not installed.
-    """
-    threads = settings.threads or available_cpus()
-    options = EngineOptions(settings.engine, settings.precision, threads, settings.cache_dir)
-    load = functools.partial(new_engine, options=options)
-    registry = Registry(settings.model_store, settings.model_name, load, settings.model_version)
-    scheduler = Scheduler(threads, settings.queue_limit, registry.load().inference_s)
-    limits = Limits(max_pixels=settings.max_pixels)
-    service = InferenceService(registry, scheduler, limits, recorder, settings.acceptance)
-    try:
-        async with kept_up(service, settings.follow_s, settings.hang_timeout_s):
-            yield service
-    finally:
-        await scheduler.close()
-        registry.close()

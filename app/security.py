@@ -2,13 +2,7 @@
 
 import base64
 import binascii
-import hashlib
-import hmac
 import ipaddress
-import logging
-import os
-import re
-import secrets
 from collections.abc import MutableMapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -19,18 +13,13 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AnonymousAccess, KeysInvalid, Unauthorized
+from app.api_keys import ApiKeys
+from app.errors import AnonymousAccess, Unauthorized
 from app.problems import answer, to_problem
 from app.schemas import Problem
 
 Exposure = Literal["open", "key", "off"]
 """Whether a page answers everybody, who has a key, or nobody."""
-
-_log = logging.getLogger(__name__)
-
-_KEY_BYTES = 32
-_PREFIX = "cxr_"  # lets a scanner for leaked credentials tell what it found
-_LINE = re.compile(r"sha256:([0-9a-f]{64})(?:\s+\S.*)?")
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -68,84 +57,6 @@ _SCHEMES = (
     APIKeyHeader(name="X-API-Key", scheme_name="API key", auto_error=False),
     HTTPBearer(scheme_name="Bearer", description="The same key.", auto_error=False),
 )
-
-
-def new_key() -> str:
-    """Make an API key of 256 random bits, as letters, digits, `-` and `_`."""
-    return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-
-
-def key_line(key: str, name: str = "") -> str:
-    """Write a key's line of the file of keys: its hash, and whose it is.
-
-    A plain SHA-256 is enough: a slow hash protects passwords, which can be guessed, but nobody can
-    try 2²⁵⁶ keys.
-    """
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()} {name}".rstrip()
-
-
-class ApiKeys:
-    """The keys that are accepted, by their hashes, from a file that may change at any time.
-
-    A line is what `key_line` writes; empty lines and lines with `#` in front are passed over. A
-    file that cannot be used any more leaves the keys as they are, and is logged as an error.
-
-    Args:
-        path: The file.
-
-    Raises:
-        KeysInvalid: It cannot be read, a line of it is no hash, or it has none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = _stamp(path)
-        self._digests = _read(path)
-
-    def accept(self, key: str) -> bool:
-        """Tell whether a key is one of them, in a time that tells nothing of how near it was."""
-        self._refresh()
-        digest = hashlib.sha256(key.encode()).digest()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
-
-    def _refresh(self) -> None:
-        stamp = _stamp(self._path)  # one call of the system: cheaper than to hash the key
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._digests = _read(self._path)
-        except KeysInvalid as error:
-            _log.error("The API keys stay as they were: %s", error)
-        else:
-            _log.info("%d API key(s) are accepted now.", len(self._digests))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-
-
-def _read(path: Path) -> list[bytes]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no text"
-        raise KeysInvalid(f"a file of API key hashes at {path}", reason) from error
-    digests = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:  # what it holds is not told: it may be a key by mistake
-            raise KeysInvalid("lines of `sha256:HASH NAME` only", f"another in line {number}")
-        digests.append(bytes.fromhex(match[1]))
-    if not digests:
-        raise KeysInvalid(f"at least one API key hash in {path}", "none")
-    return digests
 
 
 class Access:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -21,6 +22,7 @@ from pydicom import Dataset
 from app.engines import EngineFactory, EngineOptions, Predictions
 from app.errors import InferenceFailed
 from app.imaging import RESIZE_RULE, phantom
+from app.opening import LoadRegistry, load_registry
 from app.release import MANIFEST, EngineName, Manifest, Precision, Release, hash_files
 
 NAME = "covid19-resnet50"
@@ -89,6 +91,11 @@ def factory(engine: FakeEngine) -> EngineFactory:
         return engine
 
     return new_engine
+
+
+def loader(engine: FakeEngine) -> LoadRegistry:
+    """Make what loads a release into one engine."""
+    return partial(load_registry, new_engine=factory(engine))
 
 
 def write_fake_release(store: Path, version: int = 1, **overrides: object) -> Path:

@@ -26,7 +26,7 @@ def app_of(tmp_path: Path, engine: FakeEngine) -> Callable[..., FastAPI]:
         if not (tmp_path / fakes.NAME).exists():
             fakes.write_fake_release(tmp_path)
         chosen = {"model_store": tmp_path, "threads": 1, "max_upload_bytes": 2_000_000, **settings}
-        return create_app(Settings.model_validate(chosen), fakes.factory(engine))
+        return create_app(Settings.model_validate(chosen), fakes.loader(engine))
 
     return app_of
 

@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import NoReturn
 import pytest
 
 from app import cli
+from app.api_keys import ApiKeys
 from app.errors import EngineUnavailable
 from app.release import MANIFEST
-from app.security import ApiKeys
 from tests import fakes
 from tests.fakes import gray_png
 
@@ -38,6 +39,14 @@ def served(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def is_one_sentence(text: str) -> bool:
     return re.fullmatch(r"covid-xray: [^\n]+\.\n", text) is not None
+
+
+def test_the_web_framework_waits_until_a_release_is_loading() -> None:
+    script = "import sys, app.cli; print(sorted({'fastapi', 'uvicorn'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_verify_tells_what_it_found_in_every_engine(run: Run, tiny_store: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from fastapi import FastAPI
 from pydicom import Dataset, dcmread, uid
 
+from app.api_keys import key_line, new_key
 from app.dicomweb.outbox import Outbox, OutboxLimits
 from app.examples import STORED
 from app.logs import make_formatter
-from app.security import key_line, new_key
 from tests.app.calls import Body, Leaver, Open, check_problem, related
 from tests.app.dicoms import INSTANCE, STUDY, compressed, dicom, ramp
 from tests.app.test_dicom_http import SHOWN

@@ -14,9 +14,8 @@ from app import cli
 from app.dicomweb import study
 from app.dicomweb.server import DicomWebServer, Instance
 from app.dicomweb.study import Analysis, analyse_all
-from app.engines import EngineFactory
 from app.errors import DicomWebRefused, DicomWebUnavailable
-from app.main import open_service
+from app.opening import open_service
 from app.settings import Settings
 from tests import fakes
 from tests.app.dicoms import INSTANCE, dicom
@@ -73,8 +72,7 @@ async def analyse(
     *images: Instance,
     store: bool = True,
 ) -> list[Analysis]:
-    factory: EngineFactory = fakes.factory(fakes.FakeEngine())
-    async with open_service(settings, factory) as service:
+    async with open_service(settings, fakes.loader(fakes.FakeEngine())) as service:
         work = analyse_all(images, archive, service, store=store, waits_s=(0, 0))
         return [each async for each in work]
 
@@ -169,8 +167,8 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Run:
     monkeypatch.setenv("COVID_XRAY_MODEL_STORE", str(settings.model_store))
-    new_engine = fakes.factory(fakes.FakeEngine())
-    monkeypatch.setattr(cli, "open_service", lambda chosen: open_service(chosen, new_engine))
+    load = fakes.loader(fakes.FakeEngine())
+    monkeypatch.setattr(cli, "open_service", lambda chosen: open_service(chosen, load))
 
     def run(*options: str) -> tuple[int, str, str]:
         words = ["covid-xray", "analyse", "--study", "1.2", "--dicomweb", web.url, *options]

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 
+from app.api_keys import key_line, new_key
 from app.main import create_app
 from app.release import Manifest
-from app.security import key_line, new_key
 from app.settings import Settings
 from tests import fakes
 from tests.app.calls import BATCH, HEATMAPS, PREDICTIONS, Open

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from app import gate
+from app.api_keys import key_line
 from app.gate import Pace
-from app.security import key_line
 from app.server import spare_collector
 from app.uploads import DICOM
 from tests import fakes

@@ -15,8 +15,8 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from app.api_keys import key_line, new_key
 from app.engines import Predictions
-from app.security import key_line, new_key
 from tests import fakes
 from tests.app.calls import PREDICTIONS, Leaver, Open, check_problem
 from tests.app.dicoms import dicom

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.api_keys import key_line, new_key
 from app.page import FILES
-from app.security import key_line, new_key
 from tests.app.calls import Open, check_problem
 from tests.app.test_security import basic
 

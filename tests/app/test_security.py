@@ -9,8 +9,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.api_keys import ApiKeys, key_line, new_key
 from app.errors import AnonymousAccess, KeysInvalid
-from app.security import ApiKeys, key_line, new_key
 from tests.app.calls import PREDICTIONS, Body, Open, check_problem, multipart
 from tests.fakes import FakeEngine, gray_png
 

@@ -16,7 +16,7 @@ from app.errors import (
     Overloaded,
     UnsupportedImageType,
 )
-from app.main import open_service
+from app.opening import open_service
 from app.service import InferenceService, Prediction, Stage
 from app.settings import Settings
 from tests import fakes
@@ -40,7 +40,7 @@ def opened(tmp_path: Path, engine: FakeEngine) -> Open:
     ) -> AsyncIterator[InferenceService]:
         fakes.write_fake_release(tmp_path, **(manifest or {}))
         chosen = Settings.model_validate({"model_store": tmp_path, "threads": 2, **settings})
-        async with open_service(chosen, fakes.factory(engine)) as service:
+        async with open_service(chosen, fakes.loader(engine)) as service:
             yield service
 
     return opened
@@ -104,7 +104,7 @@ async def test_the_recorder_is_told_each_stage_in_its_order_and_what_came_out(
     fakes.write_fake_release(tmp_path)
     told = Told()
     settings = Settings(model_store=tmp_path, threads=1)
-    async with open_service(settings, fakes.factory(engine), told) as service:
+    async with open_service(settings, fakes.loader(engine), told) as service:
         await service.predict(gray_png(255), math.inf)
         await service.explain(gray_png(255), math.inf)
         await service.predict_batch([b"text"] * 3, math.inf)

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 import covid_xray
+from app.api_keys import key_line, new_key
 from app.main import create_app
-from app.security import key_line, new_key
 from app.settings import Settings
 from covid_xray import AsyncClient, Prediction, Problem, ProblemReceived
 from tests import fakes
@@ -81,7 +81,7 @@ def served(folder: Path) -> FastAPI:
     fakes.write_fake_release(folder)
     (folder / "api_keys").write_text(key_line(KEY))
     settings = Settings(model_store=folder, api_keys_file=folder / "api_keys", threads=1)
-    return create_app(settings, fakes.factory(FakeEngine()))
+    return create_app(settings, fakes.loader(FakeEngine()))
 
 
 @pytest.mark.anyio

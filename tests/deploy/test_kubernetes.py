@@ -18,10 +18,10 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.api_keys import ApiKeys
 from app.main import create_app
 from app.metrics import Metrics
 from app.routes import health
-from app.security import ApiKeys
 from app.settings import Settings, SettingsInvalid, load_settings
 from tests.container import compose
 

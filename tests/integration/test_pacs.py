@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
+from app.api_keys import key_line, new_key
 from app.dicomweb.destination import Credentials
 from app.dicomweb.server import DicomWebServer
 from app.imaging import phantom
 from app.reports.device import MANUFACTURER
-from app.security import key_line, new_key
 from tests.app.dicoms import dicom
 from tests.integration.orthanc import PASSWORD, USER, Orthanc
 from tests.integration.server import Server, free_port

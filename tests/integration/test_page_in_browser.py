@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.api_keys import key_line, new_key
 from app.imaging import phantom
-from app.security import key_line, new_key
 from tests.fakes import encode, gray_png, write_manifest
 from tests.integration import scripts
 from tests.integration.server import Server, Start

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.security import key_line, new_key
+from app.api_keys import key_line, new_key
 from tests.integration.predict import COMMAND, address, predict
 from tests.integration.server import Server, Start, free_port
 

@@ -80,7 +80,7 @@ async def samples(tmp_path: Path) -> list[Sample]:
     """Give all that the service shows when it has answered something."""
     fakes.write_fake_release(tmp_path)
     settings = Settings(model_store=tmp_path, threads=1)
-    app = create_app(settings, fakes.factory(FakeEngine()))
+    app = create_app(settings, fakes.loader(FakeEngine()))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
