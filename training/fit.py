@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from app.processor import native_precisions
 from training import pipeline
 from training.config import Config, Stage
 from training.files import write_whole
@@ -140,10 +141,21 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.precision)
+    _warn_of_emulation(config)
     if workers is None:
         return _fit_stages(folder, config, (train, validation), None)
     with workers.folder(folder) as mine:
         return _fit_stages(mine, config, (train, validation), workers)
+
+
+def _warn_of_emulation(config: Config) -> None:
+    """Tell who trains in bfloat16 where nothing computes in it: right, but of no use."""
+    native = "bf16" in native_precisions() or tf.config.list_physical_devices("GPU")
+    if config.precision == "mixed_bfloat16" and not native:
+        log.warning(
+            "Expected a GPU, or a processor that computes in bfloat16, for the recipe's precision; "
+            "received neither: a step may take ten times as long as in float32."
+        )
 
 
 def _fit_stages(

@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--precision", default="mixed_bfloat16", help="Keras' policy")
     options = parser.parse_args()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    keras.mixed_precision.set_global_policy(options.precision)
     rng = np.random.default_rng(0)
     images = rng.normal(0, 60, (options.batch, options.size, options.size, 3)).astype(np.float32)
     targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, options.batch)]
@@ -41,6 +42,7 @@ def main() -> None:
     result = {
         "images": options.batch,
         "size": options.size,
+        "precision": options.precision,
         "seconds_a_step": medians,
         "speed_up": round(medians["Keras"] / medians["fused"], 2),
     }

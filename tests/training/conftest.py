@@ -18,12 +18,24 @@ def _fresh_keras() -> Iterator[None]:
     keras.backend.clear_session()
 
 
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit a small network in place of ResNet50."""
+    from tests.training.small_network import put_in_place  # noqa: PLC0415 -- needs the extra
+
+    put_in_place(monkeypatch.setattr)
+
+
 @pytest.fixture(scope="session")
 def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Keras weights file of ResNet50 without its top, of seeded random weights."""
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def write_backbone(folder: Path) -> Path:
+    """Write a Keras weights file of ResNet50 without its top, of seeded random weights."""
     keras.utils.set_random_seed(7)
     network = keras.applications.ResNet50(include_top=False, weights=None)
-    path = tmp_path_factory.mktemp("backbone") / "resnet50.weights.h5"
+    path = folder / "resnet50.weights.h5"
     network.save_weights(path)
     return path
 

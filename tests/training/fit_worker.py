@@ -1,7 +1,6 @@
 """One fit in a process of its own: to be killed, on virtual devices, or with other machines.
 
-The processes are forks of one that has imported TensorFlow, and their network is a small one: both
-take longer than these fits do.
+The processes are forks of one that has imported TensorFlow, which takes longer than these fits do.
 """
 
 import json
@@ -16,18 +15,15 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 
-from training import fit, model, workers
+from tests.training.small_network import put_in_place
+from training import fit, workers
 from training.config import Config
 from training.errors import WorkerLost
 from training.files import write_whole
 from training.fit import Examples
-
-TUNED = "tuned"  # the layer that fine-tuning begins with
 
 
 def examples(count: int, seed: int) -> Examples:
@@ -67,8 +63,7 @@ def main(folder: Path, work: Path, devices: int, cluster: Any, killed_at: str) -
     log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    model.BACKBONE_LAYERS, model.FEATURES, model.HEAD_UNITS = 7, 16, (8, 8, 8, 8)
-    keras.applications.ResNet50 = backbone
+    put_in_place()
     if cluster:
         os.environ["TF_CONFIG"] = json.dumps(cluster)
     if devices > 1:
@@ -80,15 +75,6 @@ def main(folder: Path, work: Path, devices: int, cluster: Any, killed_at: str) -
         fit.fit(work, config, TRAIN, VALIDATION, workers.join())
     except WorkerLost as error:
         workers.leave(error)
-
-
-def backbone(*, input_shape: tuple[int | None, int | None, int], **_: object) -> keras.Model:
-    """A network of ResNet50's kinds of layers, few of them: the time is that of tracing them."""
-    images = keras.Input(input_shape)
-    first = layers.Conv2D(8, 3, strides=4)(images)
-    first = layers.ReLU()(layers.BatchNormalization()(first))
-    second = layers.Conv2D(16, 3, strides=2, name=TUNED)(first)
-    return keras.Model(images, layers.ReLU()(layers.BatchNormalization()(second)))
 
 
 def _be_killed(at: str) -> None:

@@ -184,6 +184,7 @@ learning_rate = 1e-3
 """
 
 
+@pytest.mark.usefixtures("small_network")
 def test_the_command_prints_a_line_a_fold_with_mean_and_spread(
     data: Path, tmp_path: Path, backbone_file: Path
 ) -> None:

@@ -10,9 +10,11 @@ import h5py  # type: ignore[import-untyped]  # it has no types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.integration.server import free_port
-from tests.training.fit_worker import TRAIN, TUNED, VALIDATION, start
+from tests.training.fit_worker import TRAIN, VALIDATION, start
+from tests.training.small_network import TUNED
 from training import fit
 from training.config import Augment, Config, Stage
 
@@ -21,6 +23,7 @@ def weights(network: keras.Model) -> list[np.ndarray]:
     return [v.numpy() for v in network.variables]
 
 
+@pytest.mark.usefixtures("small_network")
 def test_cached_features_and_the_plain_loop_end_in_the_same_weights(
     tmp_path: Path, config: Config
 ) -> None:
@@ -150,6 +153,7 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, config: Config) -> None:
     first = fit.fit(tmp_path, config, TRAIN, VALIDATION)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
@@ -168,3 +172,25 @@ def test_the_learning_rate_warms_up_and_falls(stage: Callable[..., Stage]) -> No
     assert rates[40] == pytest.approx(0, abs=1e-8)
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("precision", "native", "warns"),
+    [
+        ("mixed_bfloat16", ("f32",), True),
+        ("mixed_bfloat16", ("bf16", "f32"), False),
+        ("float32", ("f32",), False),
+    ],
+)
+def test_who_trains_in_what_the_processor_only_emulates_is_told(  # noqa: PLR0913, PLR0917 -- columns of a table
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    native: tuple[str, ...],
+    warns: bool,
+) -> None:
+    monkeypatch.setattr(fit, "native_precisions", lambda: native)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _kind: [])
+    fit._warn_of_emulation(config.model_copy(update={"precision": precision}))  # noqa: SLF001 -- as above
+    assert ("bfloat16" in caplog.text) is warns

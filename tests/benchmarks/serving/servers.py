@@ -94,8 +94,8 @@ def choose_precisions(
     if unknown := set(asked) - set(passed):
         received = ", ".join(sorted(unknown))
         raise ValueError(
-            f"Expected all, auto, or of {', '.join(passed)}, which the release passed; "
-            f"received {received}."
+            f"Expected all or auto alone, or some of {', '.join(passed)}, which the release "
+            f"passed; received {received}."
         )
     return [(engine, precision) for precision in passed if precision in asked]
 
