@@ -102,6 +102,12 @@ class Metrics:
             buckets=_SHARES,
             registry=registry,
         )
+        self.not_accepted = Counter(
+            "covid_xray_not_accepted",
+            "Of those, the ones with a score below the release's threshold.",
+            ["version"],
+            registry=registry,
+        )
         registry.register(_ServiceCollector(find_service))
         registry.register(_OutboxCollector(find_outbox))
         ProcessCollector(registry=registry)

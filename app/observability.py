@@ -125,9 +125,10 @@ class MetricsRecorder(Recorder):
         if observed := _current.get():
             observed.stages.append((stage, start, end))
 
-    def record_acceptance(self, version: int, score: float) -> None:
+    def record_acceptance(self, version: int, score: float, *, accepted: bool) -> None:
         """See `Recorder`."""
         self._metrics.acceptance.labels(str(version)).observe(score)
+        self._metrics.not_accepted.labels(str(version)).inc(not accepted)  # begins at zero, too
 
     def record_probability(self, version: int, probability: float) -> None:
         """See `Recorder`."""

@@ -31,8 +31,8 @@ class Recorder(Protocol):
     def record_stage(self, stage: Stage, start: float, end: float) -> None:
         """Note when a stage began and ended, on the clock of `time.monotonic`."""
 
-    def record_acceptance(self, version: int, score: float) -> None:
-        """Note an image's acceptance score by a version of the model, in [0, 1]."""
+    def record_acceptance(self, version: int, score: float, *, accepted: bool) -> None:
+        """Note an image's acceptance score by a version, in [0, 1], and whether it is enough."""
 
     def record_probability(self, version: int, probability: float) -> None:
         """Note the first label's probability that a version of the model gave, in [0, 1]."""
@@ -47,7 +47,7 @@ class Unrecorded:
     def record_stage(self, stage: Stage, start: float, end: float) -> None:
         """See `Recorder`."""
 
-    def record_acceptance(self, version: int, score: float) -> None:
+    def record_acceptance(self, version: int, score: float, *, accepted: bool) -> None:
         """See `Recorder`."""
 
     def record_probability(self, version: int, probability: float) -> None:
@@ -346,9 +346,10 @@ class InferenceService:
         start = time.monotonic()
         with self.registry.lease() as serving:
             answer = serving.engine.predict(image[np.newaxis], alone=place.is_alone)
-        version = serving.release.manifest.version
         self.recorder.record_stage("inference", start, time.monotonic())
-        self.recorder.record_acceptance(version, float(answer.acceptance[0]))
+        manifest, score = serving.release.manifest, float(answer.acceptance[0])
+        accepted = not manifest.acceptance.trained or score >= manifest.acceptance.threshold
+        self.recorder.record_acceptance(manifest.version, score, accepted=accepted)
         return serving.release, answer
 
 

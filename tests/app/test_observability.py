@@ -132,6 +132,7 @@ async def test_scores_are_kept_by_version_and_those_of_refused_images_as_well(
     engine.acceptance = 0.1
     await client.post(PREDICTIONS, files={"file": gray_png(204)})
     assert await value(client, "covid_xray_acceptance_score_count", version="1") == 2
+    assert await value(client, "covid_xray_not_accepted_total", version="1") == 1
     name = "covid_xray_predicted_probability"
     assert await value(client, f"{name}_sum", version="1") == pytest.approx(0.8)
     assert await value(client, f"{name}_bucket", version="1", le="0.75") == 0

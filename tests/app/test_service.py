@@ -88,8 +88,8 @@ class Told:
     def record_stage(self, stage: Stage, start: float, end: float) -> None:
         self.stages.append((stage, start, end))
 
-    def record_acceptance(self, version: int, score: float) -> None:
-        self.others.append((f"acceptance by {version}", score))
+    def record_acceptance(self, version: int, score: float, *, accepted: bool) -> None:
+        self.others.append((f"acceptance by {version}, {accepted}", score))
 
     def record_probability(self, version: int, probability: float) -> None:
         self.others.append((f"probability by {version}", probability))
@@ -113,9 +113,9 @@ async def test_the_recorder_is_told_each_stage_in_its_order_and_what_came_out(
     assert times == sorted(times)
     # A picture is no prediction, though its X-ray reached the model.
     assert told.others == [
-        ("acceptance by 1", 1),
+        ("acceptance by 1, True", 1),
         ("probability by 1", 1),
-        ("acceptance by 1", 1),
+        ("acceptance by 1, True", 1),
         ("batch", 3),
     ]
 

@@ -82,9 +82,9 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     (data / "Normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     recipe.write_text(RECIPE)
     options = ("--data", data, "--config", recipe, "--work", tmp_path / "work", "--out", store)
-    options += ("--backbone", write_backbone(tmp_path))
+    backbone = ("--backbone", write_backbone(tmp_path))
 
-    done = training("run", *options)
+    done = training("run", *options, *backbone)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "not used: Normal/broken.png" in done.stderr
 
@@ -108,7 +108,7 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     folds = tmp_path / "folds.json"
     folds.write_text(json.dumps(FOLDS))
     beside = ("--control", tmp_path / "work", "--folds", folds)
-    assert str(store / "covid19-resnet50" / "2") in output("card", *options, *beside)
+    assert str(store / "covid19-resnet50" / "2") in output("card", *options, *backbone, *beside)
     second = open_release(store / "covid19-resnet50" / "2")
     assert second.manifest.metrics == manifest.metrics
     card = (second.path / "MODEL_CARD.md").read_text()

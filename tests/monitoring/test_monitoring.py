@@ -113,13 +113,6 @@ def test_every_recorded_series_that_is_asked_for_is_recorded() -> None:
     assert asked == {rule["record"] for rule in rules() if "record" in rule}
 
 
-@pytest.mark.anyio
-async def test_every_code_that_is_asked_for_is_one_of_a_problem(samples: list[Sample]) -> None:
-    codes = {code for text in expressions() for code in re.findall(r'code="([^"]+)"', text)}
-    assert codes
-    assert codes <= {sample.labels.get("code") for sample in samples}
-
-
 def test_every_panel_asks_the_data_source_that_is_provisioned() -> None:
     folder = MONITORING / "grafana" / "provisioning" / "datasources"
     (source,) = yaml.safe_load((folder / "prometheus.yml").read_text())["datasources"]
