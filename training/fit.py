@@ -154,7 +154,7 @@ def _warn_of_emulation(config: Config) -> None:
     if config.precision == "mixed_bfloat16" and not native:
         log.warning(
             "Expected a GPU, or a processor that computes in bfloat16, for the recipe's precision; "
-            "received neither: a step may take ten times as long as in float32."
+            "received neither: a step may take several times as long as in float32."
         )
 
 

@@ -190,11 +190,18 @@ def test_replicas_are_added_under_load_and_taken_away_after_it(ray_server: RaySe
 
 def test_beyond_the_queue_requests_are_refused_in_good_form(ray_server: RayServer) -> None:
     scale(ray_server, 1, 1, max_queued_requests=2)
+    answers: list[httpx.Response] = []
+
+    def ask() -> bool:
+        """Ask at once; where the clients get no more of the cores than the replica, again."""
+        answers.extend(pool.map(ray_server.predict, [gray_png()] * 48))
+        return {each.status_code for each in answers} >= {200, 503}
+
     with ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(ray_server.predict, [gray_png()] * 48))
+        until(ask)
     scale(ray_server, 1, 1, max_queued_requests=64)
-    assert {each.status_code for each in answers} == {200, 503}
     for each in answers:
+        assert each.status_code in {200, 503}
         if each.status_code == 503:
             check_problem(each, 503, "overloaded")
             assert int(each.headers["retry-after"]) >= 1

@@ -4,7 +4,6 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -15,6 +14,7 @@ import pytest
 
 from tests import fakes
 from tests.fakes import gray_png
+from tests.integration.load import until
 from tests.integration.server import Server, Start
 
 CLIENTS = 16
@@ -76,13 +76,6 @@ def check_refusal(response: httpx.Response) -> None:
     assert response.headers["content-type"] == "application/problem+json"
     assert int(response.headers["retry-after"]) >= 1
     assert response.json()["code"] == "overloaded"
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def served(server: Server) -> int:
