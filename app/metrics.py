@@ -104,7 +104,7 @@ class Metrics:
         )
         self.not_accepted = Counter(
             "covid_xray_not_accepted",
-            "Of those, the ones with a score below the release's threshold.",
+            "Images that reached the model, with a score below the release's threshold.",
             ["version"],
             registry=registry,
         )
