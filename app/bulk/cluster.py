@@ -6,6 +6,7 @@ listing (one task) → chunks of paths → engines (actors, a chunk on each of t
 import logging
 import os
 import secrets
+import socket
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -38,6 +39,9 @@ _RETRIES = 2
 
 LOST_CHUNKS = 100
 """That a run goes on without, since their workers died each time; beyond, it is not the files."""
+
+_KNOCKS_S = 10.0
+"""For which an address may take to let somebody connect."""
 
 _STARTS = 3
 """Times that Ray is started here: where others keep the cores busy, its half a minute may pass."""
@@ -99,6 +103,8 @@ def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
     Raises:
         BulkUnavailable: There is no cluster at the address, or Ray does not start.
     """
+    if address:
+        _knock(address)
     ray = _import_ray(alone=address is None)
     options: dict[str, Any] = {"address": address} if address else _alone(cores)
     for attempt in range(_STARTS):
@@ -118,6 +124,22 @@ def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
         yield [min(each, cores) for each in found if each]
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ask whether anybody listens there: Ray would wait for minutes, and say nothing.
+
+    Raises:
+        BulkUnavailable: Nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # such as `auto`, which Ray resolves
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCKS_S).close()
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BulkUnavailable(f"a Ray cluster at {address}", said) from error
 
 
 def _first_line(error: Exception) -> str:

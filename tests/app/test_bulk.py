@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.bulk import Asked, score_files
-from app.bulk.cluster import Pool, share_cores
+from app.bulk.cluster import Pool, open_cluster, share_cores
 from app.bulk.listing import open_source, read_file, show
 from app.bulk.output import open_output
 from app.bulk.paths import PathSet
@@ -29,6 +29,7 @@ from app.settings import Settings
 from tests import fakes
 from tests.app.dicoms import dicom
 from tests.fakes import FakeEngine, gray_png
+from tests.integration.server import free_port
 
 ROOT = Path(__file__).parents[2]
 ABOUT = {"input": "/x", "release": {"digest": "1"}, "created": "today"}
@@ -312,6 +313,15 @@ class TestScoring:
 )
 def test_engines_share_the_cores(cores: list[int], workers: int | None, pool: Pool) -> None:
     assert share_cores(cores, workers) == pool
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    expected = r"a Ray cluster at 127\.0\.0\.1:\d+; received Connection refused"
+    with (
+        pytest.raises(BulkUnavailable, match=expected),
+        open_cluster(f"127.0.0.1:{free_port()}", 1),
+    ):
+        pass
 
 
 def test_more_engines_than_cores_are_refused() -> None:
