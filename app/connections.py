@@ -2,7 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -27,6 +27,46 @@ class _HeadTooLarge(Exception):
     """The head of a request has more bytes than are read."""
 
 
+class _Joining:
+    """A transport that sends the head of an answer together with what comes next of it.
+
+    uvicorn writes them one after the other. A process that is killed in between would leave half an
+    answer, where a balancer cannot have another replica, or a 503, answer any more.
+
+    Args:
+        transport: What sends; all else is its own.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> object:
+        """Give what is the transport's own."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keep a head back, or send one with this."""
+        is_head = data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n")
+        if is_head and not data.startswith(STATUS_LINE[HTTPStatus.CONTINUE]):
+            self.flush()
+            self._head = data
+            return
+        self._transport.write(self._head + data)
+        self._head = b""
+
+    def flush(self) -> None:
+        """Send a head that nothing comes after."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, which would collect a head, or wait for the end of one, for ever."""
 
@@ -40,7 +80,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Wait for a head."""
-        super().connection_made(transport)
+        self._joining = _Joining(transport)
+        super().connection_made(cast("asyncio.Transport", self._joining))
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,6 +139,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """End the answer, perhaps before the body."""
+        self._joining.flush()  # a HEAD has nothing else
         super().on_response_complete()
         if self._in_message:
             self._start_timer()

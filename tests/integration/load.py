@@ -21,7 +21,6 @@ class Load:
     Args:
         url: Whom they ask.
         clients: How many at once.
-        persists: They also ask again where an answer is cut off, as it may be by a kill -9.
 
     Attributes:
         met: How often each status or way to fail was met.
@@ -29,11 +28,10 @@ class Load:
         lost: Requests without an answer in the end.
     """
 
-    def __init__(self, url: httpx.URL, clients: int = CLIENTS, *, persists: bool = False) -> None:
+    def __init__(self, url: httpx.URL, clients: int = CLIENTS) -> None:
         self._url = url
         self._image = gray_png()
         self._clients = clients
-        self._persists = persists
         self._done = Event()
         self.met: Counter[object] = Counter()
         self.versions: Counter[int] = Counter()
@@ -62,8 +60,6 @@ class Load:
                 response = client.post("/v1/predictions", files={"file": self._image})
             except httpx.TransportError as error:
                 self.met[type(error).__name__] += 1
-                if self._persists:
-                    continue
                 break
             self.met[response.status_code] += 1
             if response.status_code == 200:

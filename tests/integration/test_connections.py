@@ -129,3 +129,26 @@ def test_a_connection_serves_one_request_after_another(connection: socket.socket
 
 def test_after_all_this_the_server_still_answers(server: Server) -> None:
     assert server.predict(gray_png()).status_code == 200
+
+
+def test_an_answer_comes_in_one_piece(connection: socket.socket) -> None:
+    """So that a process that is killed leaves none of which a balancer has passed on a half."""
+    for _ in range(300):
+        connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n")
+        head, _, body = connection.recv(2**20).partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}\r\n".encode() in head
+        assert body
+
+
+@pytest.mark.parametrize("target", ["/", "/v1/models"])
+def test_a_head_that_nothing_comes_after_is_sent(connection: socket.socket, target: str) -> None:
+    connection.sendall(f"HEAD {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    assert connection.recv(2**20).startswith(b"HTTP/1.1 ")
+
+
+def test_who_waits_for_a_100_is_told_to_continue(connection: socket.socket) -> None:
+    head = HEAD + FORM + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    connection.sendall(head)
+    assert connection.recv(2**20) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(b"no")
+    assert connection.recv(2**20).startswith(b"HTTP/1.1 400 ")

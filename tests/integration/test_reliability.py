@@ -185,16 +185,18 @@ def test_a_bad_release_is_refused_while_the_old_one_goes_on_and_the_list_says_wh
 ) -> None:
     shutil.copytree(tiny_store / fakes.NAME, tmp_path / fakes.NAME)
     server = start(model_store=tmp_path, follow_s=0.05).wait_until_ready()
-    fakes.write_fake_release(tmp_path, 2)  # its hashes are right, but nothing can run it
+    # Its hashes are right, but nothing can run it. It comes whole, or it would be refused twice.
+    bad = fakes.write_fake_release(tmp_path / "elsewhere", 2)
+    bad.rename(tmp_path / fakes.NAME / "2")
 
     def states() -> dict[int, str]:
         listed = server.client.get("/v1/models").json()["models"]
         return {entry["version"]: entry["state"] for entry in listed}
 
     until(lambda: states() == {1: "serving", 2: "refused"})
-    bad = server.client.get("/v1/models/2").json()
-    assert "a SavedModel that OpenVINO reads" in bad["reason"]
-    assert str(tmp_path) not in bad["reason"]
+    reason = server.client.get("/v1/models/2").json()["reason"]
+    assert "a SavedModel that OpenVINO reads" in reason
+    assert str(tmp_path) not in reason
     assert server.predict(gray_png()).status_code == 200
 
 
