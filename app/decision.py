@@ -15,6 +15,11 @@ class Acceptance:
     score: float
     threshold: float
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether it counts as one."""
+        return self.score >= self.threshold
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -63,7 +68,7 @@ def judge(manifest: Manifest, acceptance: Acceptance, *, refuses: bool) -> tuple
     if not manifest.acceptance.trained:
         detail = "This release cannot tell whether an image is a frontal chest X-ray."
         return (ImageWarning("acceptance-not-trained", detail),)
-    if acceptance.score >= acceptance.threshold:
+    if acceptance.is_enough:
         return ()
     error = NotAChestRadiograph(
         f"a frontal chest X-ray, with an acceptance score of at least {acceptance.threshold:g}",

@@ -302,7 +302,7 @@ class InferenceService:
         decoded = time.monotonic()
         release, answer = self.run_model(place, image)
         done = time.monotonic()
-        acceptance = Acceptance(float(answer.acceptance[0]), release.manifest.acceptance.threshold)
+        acceptance = _acceptance(release, answer)
         return _Analysis(
             release=release,
             radiograph=radiograph,
@@ -347,10 +347,13 @@ class InferenceService:
         with self.registry.lease() as serving:
             answer = serving.engine.predict(image[np.newaxis], alone=place.is_alone)
         self.recorder.record_stage("inference", start, time.monotonic())
-        manifest, score = serving.release.manifest, float(answer.acceptance[0])
-        accepted = not manifest.acceptance.trained or score >= manifest.acceptance.threshold
-        self.recorder.record_acceptance(manifest.version, score, accepted=accepted)
+        version, acceptance = serving.release.manifest.version, _acceptance(serving.release, answer)
+        self.recorder.record_acceptance(version, acceptance.score, accepted=acceptance.is_enough)
         return serving.release, answer
+
+
+def _acceptance(release: Release, answer: Predictions) -> Acceptance:
+    return Acceptance(float(answer.acceptance[0]), release.manifest.acceptance.threshold)
 
 
 def _decide(analysis: _Analysis) -> Prediction:

@@ -25,7 +25,7 @@ def progress(total: int, *, wanted: bool) -> Iterator[Callable[[], None]]:
     Yields:
         What is to be called after each file.
     """
-    if not wanted or total < 2 or not sys.stderr.isatty():  # noqa: PLR2004 -- one is there at once
+    if not wanted or total <= 1 or not sys.stderr.isatty():  # one is there at once
         yield lambda: None
         return
     columns = ("Reading", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

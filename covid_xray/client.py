@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import anyio
 import anyio.to_thread
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from covid_xray.answers import Prediction, Problem, Version, Versions
 from covid_xray.errors import CovidXrayError, ProblemReceived, Unreachable, UnusableAnswer
@@ -23,6 +23,8 @@ Image = str | os.PathLike[str] | bytes | BinaryIO
 T = TypeVar("T")
 
 _PROBLEM = "application/problem+json"
+_PREDICTION = TypeAdapter(Prediction)
+_VERSIONS = TypeAdapter(Versions)
 _BATCH: TypeAdapter[list[Prediction | Problem]] = TypeAdapter(list[Prediction | Problem])
 _CONNECT_S = 10.0
 _LEAST_S, _MOST_S = 0.001, 1e6
@@ -132,11 +134,9 @@ def _problem(response: httpx.Response) -> CovidXrayError:
     return ProblemReceived(problem, retry_after_s(response), response.headers.get("x-request-id"))
 
 
-def _parse(model: type[BaseModel] | TypeAdapter[Any], response: httpx.Response) -> Any:  # noqa: ANN401 -- what the model makes
+def _parse(form: TypeAdapter[T], response: httpx.Response) -> T:
     try:
-        if isinstance(model, TypeAdapter):
-            return model.validate_json(response.content)
-        return model.model_validate_json(response.content)
+        return form.validate_json(response.content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "its text"
@@ -168,11 +168,11 @@ class Client:
         *,
         api_key: str | None = None,
         timeout_s: float = 30.0,
-        retries: Retries = Retries(),  # noqa: B008 -- frozen
+        retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._address = address
-        self._retries = retries
+        self._retries = retries or Retries()
         options = _options(address, api_key, timeout_s)
         self._http = httpx.Client(**options, transport=transport)
 
@@ -198,8 +198,7 @@ class Client:
             ProblemReceived: The service does not answer for it, and says why.
             CovidXrayError: There is no answer that can be used.
         """
-        prediction: Prediction = _parse(Prediction, self._send(_predict(_read(image))))
-        return prediction
+        return _parse(_PREDICTION, self._send(_predict(_read(image))))
 
     def predict_batch(self, images: Sequence[Image]) -> list[Prediction | Problem]:
         """Have several X-rays read in one request: for each, in their order, what came of it.
@@ -209,8 +208,7 @@ class Client:
             CovidXrayError: There is no answer that can be used.
         """
         call = _predict_batch([_read(image) for image in images])
-        answers: list[Prediction | Problem] = _parse(_BATCH, self._send(call))
-        return answers
+        return _parse(_BATCH, self._send(call))
 
     def heatmap(
         self, image: Image, *, opacity: float | None = None, legend: bool | None = None
@@ -237,7 +235,7 @@ class Client:
         Raises:
             CovidXrayError: There is no answer that can be used.
         """
-        versions: Versions = _parse(Versions, self._send(_MODELS))
+        versions = _parse(_VERSIONS, self._send(_MODELS))
         return versions.models
 
     def _send(self, call: _Call) -> httpx.Response:
@@ -279,11 +277,11 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         timeout_s: float = 30.0,
-        retries: Retries = Retries(),  # noqa: B008 -- frozen
+        retries: Retries | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._address = address
-        self._retries = retries
+        self._retries = retries or Retries()
         options = _options(address, api_key, timeout_s)
         self._http = httpx.AsyncClient(**options, transport=transport)
 
@@ -305,14 +303,12 @@ class AsyncClient:
     async def predict(self, image: Image) -> Prediction:
         """Have one X-ray read; see `Client.predict`."""
         call = _predict(await anyio.to_thread.run_sync(_read, image))
-        prediction: Prediction = _parse(Prediction, await self._send(call))
-        return prediction
+        return _parse(_PREDICTION, await self._send(call))
 
     async def predict_batch(self, images: Sequence[Image]) -> list[Prediction | Problem]:
         """Have several X-rays read in one request; see `Client.predict_batch`."""
         call = _predict_batch([await anyio.to_thread.run_sync(_read, image) for image in images])
-        answers: list[Prediction | Problem] = _parse(_BATCH, await self._send(call))
-        return answers
+        return _parse(_BATCH, await self._send(call))
 
     async def heatmap(
         self, image: Image, *, opacity: float | None = None, legend: bool | None = None
@@ -323,7 +319,7 @@ class AsyncClient:
 
     async def models(self) -> list[Version]:
         """List the versions of the model that the service has; see `Client.models`."""
-        versions: Versions = _parse(Versions, await self._send(_MODELS))
+        versions = _parse(_VERSIONS, await self._send(_MODELS))
         return versions.models
 
     async def _send(self, call: _Call) -> httpx.Response:

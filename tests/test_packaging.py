@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from app.page import FILES
+from app.settings import PREFIX, Settings
 from tests.container import compose
 
 ROOT = Path(__file__).parents[1]
@@ -213,8 +214,6 @@ def test_compose_starts_training_only_when_asked_and_cannot_change_its_data() ->
 
 
 def test_what_compose_passes_to_the_service_are_settings_that_it_knows() -> None:
-    from app.settings import PREFIX, Settings  # noqa: PLC0415 - only this test is about the code
-
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert compose.read_service()["environment"].keys() <= known
     assert set(re.findall(rf"{PREFIX}\w+", (ROOT / "docker-compose.yml").read_text())) <= known

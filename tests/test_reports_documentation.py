@@ -43,14 +43,15 @@ def test_the_shown_observation_is_the_one_that_is_given() -> None:
 
 
 def test_the_shown_tree_is_the_one_that_dsrdump_prints(tmp_path: Path) -> None:
-    if shutil.which("dsrdump") is None:
+    program = shutil.which("dsrdump")
+    if program is None:
         pytest.skip("dsrdump is not installed (dcmtk)")
     finding = example_finding()
     radiograph = dataclasses.replace(finding.radiograph, header=dicom_header())
     file = tmp_path / "report.dcm"
     file.write_bytes(write_sr(dataclasses.replace(finding, radiograph=radiograph)))
     printed = subprocess.run(
-        ["dsrdump", "-Ph", "+Pc", "+Pl", file],  # noqa: S607 -- wherever it is installed
+        [program, "-Ph", "+Pc", "+Pl", file],
         capture_output=True,
         text=True,
         check=True,

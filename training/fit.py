@@ -141,14 +141,14 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.precision)
-    _warn_of_emulation(config)
+    warn_of_emulation(config)
     if workers is None:
         return _fit_stages(folder, config, (train, validation), None)
     with workers.folder(folder) as mine:
         return _fit_stages(mine, config, (train, validation), workers)
 
 
-def _warn_of_emulation(config: Config) -> None:
+def warn_of_emulation(config: Config) -> None:
     """Tell who trains in bfloat16 where nothing computes in it: right, but of no use."""
     native = "bf16" in native_precisions() or tf.config.list_physical_devices("GPU")
     if config.precision == "mixed_bfloat16" and not native:

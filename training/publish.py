@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import BaseModel
 
 from app.imaging import RESIZE_RULE
@@ -174,7 +174,7 @@ def markdown(template: str, **values: object) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 -- Markdown, from our own numbers
+        autoescape=select_autoescape(),  # of HTML, which Markdown is not
     )
     text: str = environment.get_template(template).render(**values)
     return text.rstrip() + "\n"

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -115,9 +116,7 @@ def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
         except Exception as error:  # it raises plain Exception, and more
             if address or attempt == _STARTS - 1:
                 where = f"at {address}" if address else "on this machine"
-                raise BulkUnavailable(
-                    f"a Ray cluster {where}", f"{type(error).__name__} ({_first_line(error)})"
-                ) from error
+                raise BulkUnavailable(f"a Ray cluster {where}", _said(error)) from error
             _log.warning("Ray does not start; it is tried again.")
     try:
         found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -138,12 +137,12 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCKS_S).close()
     except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BulkUnavailable(f"a Ray cluster at {address}", said) from error
+        raise BulkUnavailable(f"a Ray cluster at {address}", _said(error)) from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
+def _said(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), "")[:200]
+    return f"{type(error).__name__} ({first_line})"
 
 
 @contextmanager
@@ -151,7 +150,7 @@ def _silenced() -> Iterator[None]:
     """Keep from standard error what Ray's other half, which is no Python, writes to it."""
     kept = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 -- no path of ours
+        with Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), 2)
         yield
     finally:
@@ -239,8 +238,7 @@ def stream(
         cause = getattr(error, "cause", None)
         if isinstance(cause, CovidXrayError):
             raise cause from error
-        said = f"{type(error).__name__} ({_first_line(error)})"
-        raise BulkUnavailable("workers that score", said) from error
+        raise BulkUnavailable("workers that score", _said(error)) from error
 
 
 def _list_chunks(

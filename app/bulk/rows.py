@@ -129,7 +129,7 @@ def of_acceptance(acceptance: Acceptance) -> Row:
     """Tell whether it is an X-ray that the release was made for."""
     return {
         "acceptance_score": acceptance.score,
-        "accepted": acceptance.score >= acceptance.threshold,
+        "accepted": acceptance.is_enough,
     }
 
 

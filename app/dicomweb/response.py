@@ -89,9 +89,11 @@ def write_response(outcomes: Sequence[Outcome]) -> str:
     module.RetrieveURL = None
     sequences = {
         "ReferencedSOPSequence": [_referenced(each) for each in outcomes if not each.error],
-        "FailedSOPSequence": [_failed(each) for each in outcomes if each.error and _has_name(each)],
+        "FailedSOPSequence": [
+            _failed(each, each.error) for each in outcomes if each.error and _has_name(each)
+        ],
         "OtherFailuresSequence": [
-            _failed(each) for each in outcomes if each.error and not _has_name(each)
+            _failed(each, each.error) for each in outcomes if each.error and not _has_name(each)
         ],
     }
     for keyword, items in sequences.items():
@@ -123,10 +125,9 @@ def _referenced(outcome: Outcome) -> "Dataset":
     return item
 
 
-def _failed(outcome: Outcome) -> "Dataset":
-    assert outcome.error  # noqa: S101 -- whoever calls looked
+def _failed(outcome: Outcome, error: CovidXrayError) -> "Dataset":
     item = _item(outcome)
-    item.FailureReason = failure_reason(outcome.error, outcome.uids)
+    item.FailureReason = failure_reason(error, outcome.uids)
     return item
 
 

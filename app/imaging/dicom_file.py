@@ -45,6 +45,8 @@ _ITEM = struct.Struct("<HHL")
 _ITEM_TAG = (0xFFFE, 0xE000)
 _DELIMITER_TAG = (0xFFFE, 0xE0DD)
 _META_GROUP = 2
+_OFFSET_BYTES = 4
+"""Of one frame's offset in the table before the fragments."""
 _OVERLAY_GROUPS = range(0x6000, 0x6100)
 _WORDS = range(-(2**15), 2**16)
 """What 16 bits can hold, with a sign or without."""
@@ -227,7 +229,9 @@ def open_dicom(data: bytes, max_inflated: int) -> DicomFile:
     """
     stream = _Counted(data)
     stream.seek(_PREAMBLE)
-    meta = read_dataset(stream, False, True, stop_when=_is_after_meta)  # noqa: FBT003 -- pydicom's
+    meta = read_dataset(
+        stream, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta
+    )
     syntax = Header(meta).text("TransferSyntaxUID")
     if not syntax:
         raise UnreadableImage(f"a UID in {name('TransferSyntaxUID')}", "none")
@@ -283,7 +287,7 @@ class _PixelElement:
         if self.length != _UNDEFINED:
             return data[self.at : self.at + self.length]
         offsets, *fragments = _fragments(data, self.at)
-        if len(offsets) > 4:  # noqa: PLR2004 -- bytes of one offset
+        if len(offsets) > _OFFSET_BYTES:
             raise UnreadableImage("one frame, as the header says", "offsets of several")
         return fragments[0] if len(fragments) == 1 else b"".join(fragments)
 

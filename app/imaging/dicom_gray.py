@@ -210,9 +210,11 @@ def _look_up(
         Entries, and the bits that they have.
     """
     descriptor = item.wholes("LUTDescriptor")
-    if len(descriptor) != 3:  # noqa: PLR2004 -- entries, first value, bits
-        raise UnreadableImage(f"three numbers in {name('LUTDescriptor')}", str(len(descriptor)))
-    entries, first, bits = descriptor
+    try:
+        entries, first, bits = descriptor
+    except ValueError as error:
+        found = str(len(descriptor))
+        raise UnreadableImage(f"three numbers in {name('LUTDescriptor')}", found) from error
     entries = (entries & (_MAX_ENTRIES - 1)) or _MAX_ENTRIES
     table = _read_table(item.words("LUTData"), entries, is_little_endian=is_little_endian)
     if bits not in _LUT_BITS:

@@ -316,7 +316,7 @@ def test_engines_share_the_cores(cores: list[int], workers: int | None, pool: Po
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
-    expected = r"a Ray cluster at 127\.0\.0\.1:\d+; received Connection refused"
+    expected = r"a Ray cluster at 127\.0\.0\.1:\d+; received ConnectionRefusedError"
     with (
         pytest.raises(BulkUnavailable, match=expected),
         open_cluster(f"127.0.0.1:{free_port()}", 1),

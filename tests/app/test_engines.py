@@ -325,7 +325,8 @@ def test_weights_of_float16_are_made_float32_once_for_all_compilations() -> None
     values = np.linspace(-1, 1, 12, dtype=np.float16).reshape(3, 4)
     image = ops.parameter([1, 3], np.float32, name="image")
     wide = ops.convert(ops.constant(values), np.float32)
-    network = openvino.Model([ops.matmul(image, wide, False, False)], [image], "network")  # noqa: FBT003 -- OpenVINO's own
+    product = ops.matmul(image, wide, transpose_a=False, transpose_b=False)
+    network = openvino.Model([product], [image], "network")
     simplified = engines.simplify(network)
     constants = [each for each in simplified.get_ops() if each.get_type_name() == "Constant"]
     assert [each.get_element_type().to_dtype() for each in constants] == [np.float32]

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -206,8 +207,6 @@ def test_the_length_of_the_json_is_a_number_of_bytes_that_are_there() -> None:
 
 @pytest.mark.parametrize("value", ["[]", "{}", '{"a":1}', "1.5", "[1]", '"ab"', "[[1]]"])
 def test_what_parsing_takes_is_not_more_than_what_is_counted(value: str) -> None:
-    import tracemalloc  # noqa: PLC0415 -- slows down what is imported after it
-
     text = json.dumps({"inputs": [image(data=json.loads(f"[{', '.join([value] * 4_000)}]"))]})
     body = text.encode()
     tracemalloc.start()

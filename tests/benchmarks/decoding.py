@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -296,7 +297,7 @@ def main() -> None:
     }
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "decoding.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(write_tables(decoded, drafts, absent))  # noqa: T201 -- a benchmark reports to the terminal
+    typer.echo(write_tables(decoded, drafts, absent))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+import typer
 
 from tests.benchmarks.figures import percentile, table
 from tests.benchmarks.machine import ROOT, newest_release
@@ -191,7 +192,7 @@ async def main() -> None:
             rows += await overload(release.parent.parent, files, asked.overload_seconds)
     if asked.reloads:
         rows += await reload(release, requests, asked.reloads)
-    print(table(rows))  # noqa: T201 -- a benchmark reports to the terminal
+    typer.echo(table(rows))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 
 import keras
 import numpy as np
+import typer
 
 from training.model import build, fused, set_trainable
 
@@ -46,7 +47,7 @@ def main() -> None:
         "seconds_a_step": medians,
         "speed_up": round(medians["Keras"] / medians["fused"], 2),
     }
-    print(json.dumps(result, indent=2))  # noqa: T201 -- a benchmark reports to the terminal
+    typer.echo(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ from PIL import Image
 
 from training.config import Config, Stage
 
-keras = pytest.importorskip("keras", reason="training needs the extra `train`")
+pytest.importorskip("keras", reason="training needs the extra `train`")
+
+import keras
+
+from tests.training.small_network import put_in_place
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +25,6 @@ def _fresh_keras() -> Iterator[None]:
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit a small network in place of ResNet50."""
-    from tests.training.small_network import put_in_place  # noqa: PLC0415 -- needs the extra
-
     put_in_place(monkeypatch.setattr)
 
 

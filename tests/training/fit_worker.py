@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
+import typer
 
 from tests.training.small_network import put_in_place
 from training import fit, workers
@@ -95,5 +96,5 @@ def _divide(devices: int) -> None:
         [tf.config.LogicalDeviceConfiguration()] * devices,
     )
     mirrored = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
-    print("replicas:", mirrored.num_replicas_in_sync, flush=True)  # noqa: T201 -- for the test
+    typer.echo(f"replicas: {mirrored.num_replicas_in_sync}")
     fit.strategy = lambda: mirrored

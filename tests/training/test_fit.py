@@ -6,7 +6,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]  # it has no types
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -174,23 +174,24 @@ def test_the_learning_rate_warms_up_and_falls(stage: Callable[..., Stage]) -> No
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+@pytest.fixture
+def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _kind: [])
+
+
+@pytest.mark.usefixtures("_without_gpu")
 @pytest.mark.parametrize(
-    ("precision", "native", "warns"),
-    [
-        ("mixed_bfloat16", ("f32",), True),
-        ("mixed_bfloat16", ("bf16", "f32"), False),
-        ("float32", ("f32",), False),
-    ],
+    "case",
+    [("mixed_bfloat16", "f32", True), ("mixed_bfloat16", "bf16", False), ("float32", "f32", False)],
+    ids=str,
 )
-def test_who_trains_in_what_the_processor_only_emulates_is_told(  # noqa: PLR0913, PLR0917 -- columns of a table
+def test_who_trains_in_what_the_processor_only_emulates_is_told(
     config: Config,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    precision: str,
-    native: tuple[str, ...],
-    warns: bool,
+    case: tuple[str, str, bool],
 ) -> None:
-    monkeypatch.setattr(fit, "native_precisions", lambda: native)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _kind: [])
-    fit._warn_of_emulation(config.model_copy(update={"precision": precision}))  # noqa: SLF001 -- as above
+    precision, native, warns = case
+    monkeypatch.setattr(fit, "native_precisions", lambda: (native,))
+    fit.warn_of_emulation(config.model_copy(update={"precision": precision}))
     assert ("bfloat16" in caplog.text) is warns

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import typer
 
 from app.engines import EngineOptions, open_engine
 from app.processor import available_cpus
@@ -48,7 +49,7 @@ def main() -> None:
     file = asked.out / asked.name
     file.with_suffix(".json").write_text(json.dumps(asdict(sitting), indent=1, default=str) + "\n")
     draw(file.with_suffix(".png"), sitting)
-    print(write_tables(sitting))  # noqa: T201 -- a benchmark reports to the terminal
+    typer.echo(write_tables(sitting))
 
 
 def _parse() -> argparse.Namespace:
@@ -136,7 +137,7 @@ def measure_rounds(asked: argparse.Namespace, folder: Path, few: Path, release: 
         for workers in asked.workers:
             out = folder / f"round-{number}-{workers}"
             rates.append(_bulk(few, out, release.parent.parent, workers, number))
-        print(*rates[-1 - len(asked.workers) :], sep="\n", flush=True)  # noqa: T201 -- progress
+        typer.echo("\n".join(map(str, rates[-1 - len(asked.workers) :])))
     return rates
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tests.benchmarks.bulk.process import Sample
 from tests.benchmarks.figures import Spread, cell, table
 
@@ -95,12 +97,8 @@ def draw(file: Path, sitting: Sitting) -> None:
     """Draw rows, files per second and memory over time."""
     if not sitting.samples:
         return
-    import matplotlib as mpl  # noqa: PLC0415 -- it takes seconds, and only this needs it
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415 -- after its backend is chosen
-
-    figure, axes = plt.subplots(3, 1, figsize=(9, 9), sharex=True, layout="constrained")
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
     minutes = [each.at_s / 60 for each in sitting.samples]
     axes[0].plot(minutes, [each.rows for each in sitting.samples])
     axes[0].set_ylabel("rows in finished parts")
@@ -129,7 +127,6 @@ def draw(file: Path, sitting: Sitting) -> None:
         fontsize="medium",
     )
     figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def _draw_rate(axis: Any, samples: list[Sample]) -> None:

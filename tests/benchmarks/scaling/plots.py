@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tests.benchmarks.scaling.fleet import PLANNED
 
 _DPI = 90
@@ -10,18 +12,14 @@ _DPI = 90
 
 def draw(folder: Path, found: dict[str, Any]) -> None:
     """Draw all of them into a folder."""
-    import matplotlib as mpl  # noqa: PLC0415 -- it takes seconds, and only this needs it
-
-    mpl.use("agg")
     folder.mkdir(exist_ok=True)
     _draw_latency(folder / "scaling-latency.png", found["simulated"])
     _draw_validation(folder / "scaling-validation.png", found["measured"]["validation"])
 
 
 def _draw_latency(file: Path, simulated: dict[str, Any]) -> None:
-    import matplotlib.pyplot as plt  # noqa: PLC0415 -- after its backend is chosen
-
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
     curves = {f"{count} x 2 threads": curve for count, curve in simulated["curves"].items()}
     for name, curve in curves.items():
         axis.plot(*_columns(curve, "p99_ms"), marker="o", ms=3, label=name)
@@ -39,7 +37,6 @@ def _draw_latency(file: Path, simulated: dict[str, Any]) -> None:
     axis.grid(visible=True, which="both", alpha=0.3)
     axis.legend(fontsize="small")
     figure.savefig(file, dpi=_DPI)
-    plt.close(figure)
 
 
 def _columns(points: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
@@ -47,11 +44,10 @@ def _columns(points: list[dict[str, float]], name: str) -> tuple[list[float], li
 
 
 def _draw_validation(file: Path, validation: dict[str, Any]) -> None:
-    import matplotlib.pyplot as plt  # noqa: PLC0415 -- after its backend is chosen
-
     loads = validation["loads"]
     places = range(len(loads))
-    figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots(1, 4)
     titles = {
         "answers_per_s": "answers a second",
         "p50_ms": "median, ms",
@@ -69,4 +65,3 @@ def _draw_validation(file: Path, validation: dict[str, Any]) -> None:
         axis.grid(visible=True, alpha=0.3)
     axes[0].legend(fontsize="small")
     figure.savefig(file, dpi=_DPI)
-    plt.close(figure)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from tests.benchmarks.scaling import fleet, sitting, sums
 from tests.benchmarks.scaling.fleet import Work
@@ -45,7 +45,7 @@ def write(found: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 -- Markdown, of our own numbers
+        autoescape=select_autoescape(),  # of HTML, which Markdown is not
     )
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     text = environment.get_template(TEMPLATE).render(**_values(found))

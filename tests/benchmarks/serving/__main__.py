@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import typer
+
 from app.release import open_release
 from tests.benchmarks.machine import describe
 from tests.benchmarks.serving import report
@@ -42,7 +44,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     report.write_json(options.out / "serving.json", machine, asked, results, lines)
     report.draw(options.out / "serving.png", machine, results, lines)
-    print(report.write_tables(results, lines))  # noqa: T201 -- a benchmark reports to the terminal
+    typer.echo(report.write_tables(results, lines))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def parse(words: Sequence[str] | None = None) -> Options:
     )
     add = parser.add_argument
     add("--release", type=Path, help="release's folder; the newest in model_store if not given")
-    add("--servers", type=_names(SERVERS), default=SERVERS, help=f"of {','.join(SERVERS)}")
+    add("--servers", type=_Names(SERVERS), default=SERVERS, help=f"of {','.join(SERVERS)}")
     add("--precision", type=_words, default=("all",), help="service's: all, auto, or f32,bf16,int8")
-    add("--inputs", type=_names(tuple(KINDS)), default=tuple(KINDS), help=f"of {','.join(KINDS)}")
+    add("--inputs", type=_Names(tuple(KINDS)), default=tuple(KINDS), help=f"of {','.join(KINDS)}")
     add("--images", type=Path, help="folder of real PNG and JPEG files instead of these")
     add("--clients", type=_positive, default=16, help="that ask at the same time")
     add("--seconds", type=float, default=10.0, help="of each case")
@@ -114,7 +114,7 @@ def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-class _names:  # noqa: N801 -- argparse names a type in its messages
+class _Names:
     """Reads a list that is separated by commas, of known words."""
 
     def __init__(self, known: tuple[str, ...]) -> None:

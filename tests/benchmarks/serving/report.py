@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tests.benchmarks.figures import Spread, cell, ratio, table
 from tests.benchmarks.serving.servers import Contender
 from tests.benchmarks.serving.sitting import Case, Limit, Results
@@ -144,16 +146,10 @@ def write_json(
 
 def draw(file: Path, machine: dict[str, Any], results: Results, lines: list[Line]) -> None:
     """Draw requests per second and latency under the most clients, a panel for each kind."""
-    import matplotlib as mpl  # noqa: PLC0415 -- it takes seconds, and only this needs it
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415 -- after its backend is chosen
-
     clients = max(line.clients for line in lines)
     kinds = list(dict.fromkeys(line.kind for line in lines))
-    figure, axes = plt.subplots(
-        2, len(kinds), figsize=(max(6, 4.5 * len(kinds)), 7), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(max(6, 4.5 * len(kinds)), 7), layout="constrained")
+    axes = figure.subplots(2, len(kinds), squeeze=False)
     for column, kind in enumerate(kinds):
         chosen = [line for line in lines if (line.kind, line.clients) == (kind, clients)]
         _draw_rates(axes[0][column], chosen, _grouped(results, kind))
@@ -166,7 +162,6 @@ def draw(file: Path, machine: dict[str, Any], results: Results, lines: list[Line
         fontsize="medium",
     )
     figure.savefig(file, dpi=120)
-    plt.close(figure)
 
 
 def _draw_rates(axis: Any, lines: list[Line], limits: Iterable[tuple[str, list[Limit]]]) -> None:
