@@ -1,37 +1,27 @@
 """`covid-xray serve`, `predict`, `bulk`, `analyse`, `verify` and `key`."""
 
 import asyncio
+import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.api_keys import key_line, new_key
 from app.bulk import Asked, score_files
-from app.dicomweb.destination import Credentials
-from app.dicomweb.study import Analysis, analyse_all
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
 from app.logs import configure_logging
-from app.opening import load_registry, open_service
-from app.processor import available_cpus
-from app.reading import AT_A_SERVER, Read, find_files, open_server, read_all, read_here
+from app.opening import load_registry
+from app.openvino_runtime import import_openvino
 from app.registry import check_golden, open_servable
 from app.release import EngineName, Precision, Release
-from app.settings import Settings, SettingsInvalid, load_settings
-from app.terminal import print_table, progress
-
-if TYPE_CHECKING:  # it takes a second to import
-    from app.dicomweb.server import DicomWebServer
-
-NOT_STORED = 3
-"""Exit code of `analyse` where results are lost."""
+from app.settings import SettingsInvalid, load_settings
 
 cli = typer.Typer(
     help="COVID-19 / Normal on frontal chest X-rays. Research software, no medical device. "
@@ -64,10 +54,14 @@ def serve() -> None:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        signal.signal(number, _end)
     with ThreadPoolExecutor(1, "loading") as beside:
         registry = beside.submit(load_registry, settings)
-        # Here, because it takes half a second, in which most of a release is loaded.
+        # Both imports here, so that a release is loading meanwhile. OpenVINO's comes first: while
+        # files are hashed nobody holds it up, and what waits for it then runs beside the other.
+        if settings.engine != "tensorflow":
+            with suppress(EngineUnavailable):  # whoever needs it will say so
+                import_openvino()
         from app import server  # noqa: PLC0415
 
         server.run(settings, lambda _settings: registry.result())
@@ -98,7 +92,9 @@ def predict(
         raise typer.BadParameter(
             "Expected --server with it; received none.", param_hint="--api-key-file"
         )
-    if not asyncio.run(_predict(find_files(files), server, api_key_file, as_json=as_json)):
+    from app import commands  # noqa: PLC0415 -- `serve` would wait for it
+
+    if not asyncio.run(commands.predict(files, server, api_key_file, as_json=as_json)):
         raise typer.Exit(1)
 
 
@@ -128,10 +124,10 @@ def analyse(
     Exits with 1 where an X-ray has no answer, and with 3 where results are not stored.
     """
     configure_logging("warning", "console")
-    settings = load_settings()
-    server = _open_archive(settings, dicomweb)
-    write = Analysis.as_json if as_json else Analysis.as_row
-    work = _analyse(settings, server, (study, series), write, store=not no_store)
+    from app import commands  # noqa: PLC0415 -- `serve` would wait for it
+
+    uids = study, series
+    work = commands.analyse(load_settings(), dicomweb, uids, store=not no_store, as_json=as_json)
     raise typer.Exit(asyncio.run(work))
 
 
@@ -201,97 +197,13 @@ def key(
     typer.echo(f"The key, which is shown only now: {made}", err=True)
 
 
-def _stop(*_: object) -> None:
-    """End the process in order; uvicorn hands a signal on when it has finished its requests."""
-    sys.exit(0)
+def _end(*_: object) -> None:
+    """End the process while nothing is served yet.
 
-
-async def _predict(
-    files: list[Path], address: str | None, key_file: Path | None, *, as_json: bool
-) -> bool:
-    """Read files and print what came of them; tell whether each has an answer."""
-    as_table = sys.stdout.isatty() and not as_json
-    disturbs = sys.stdout.isatty() and as_json
-    readings = []
-    async with _open_reader(address, key_file) as (read, at_once):
-        with progress(len(files), wanted=not disturbs) as advance:
-            async for reading in read_all(files, read, at_once):
-                readings.append(reading)
-                advance()
-                if not as_table:
-                    typer.echo(reading.as_json() if as_json else reading.as_row())
-    if as_table:
-        print_table(readings)
-    return all(reading.prediction for reading in readings)
-
-
-def _open_archive(settings: Settings, address: str | None) -> "DicomWebServer":
-    """Open the server at an address, or the one of the settings."""
-    from app.dicomweb.server import DicomWebServer  # noqa: PLC0415 -- takes a second
-
-    url = address or settings.dicomweb_url
-    if not url:
-        raise typer.BadParameter(
-            "Expected it, or COVID_XRAY_DICOMWEB_URL; received neither.", param_hint="--dicomweb"
-        )
-    credentials = None
-    if settings.dicomweb_secret_file and settings.dicomweb_url in {None, url}:
-        credentials = Credentials(settings.dicomweb_secret_file, settings.dicomweb_user)
-    return DicomWebServer(url, credentials, settings.dicomweb_timeout_s, settings.max_upload_bytes)
-
-
-async def _analyse(
-    settings: Settings,
-    server: "DicomWebServer",
-    uids: tuple[str, str | None],
-    write: Callable[[Analysis], str],
-    *,
-    store: bool,
-) -> int:
-    """Analyse a study, print what came of each image, and give the exit code."""
-    done = []
-    images = server.find_images(*uids)
-    async with open_service(settings) as service:
-        async for analysis in analyse_all(images, server, service, store=store):
-            done.append(analysis)
-            typer.echo(write(analysis))
-    return _judge(done)
-
-
-def _judge(done: Sequence[Analysis]) -> int:
-    """Give the exit code, and say what is missing where it is not 0."""
-    lost = sum(each.is_lost for each in done)
-    unanswered = sum(each.prediction is None and not each.is_none_of_ours for each in done)
-    if lost:
-        typer.echo(
-            f"covid-xray: Expected the server to store all results; received a refusal, or "
-            f"nothing, for {lost} of {len(done)} images. Their results are kept nowhere: "
-            "run this again.",
-            err=True,
-        )
-        return NOT_STORED
-    if unanswered or not any(each.prediction for each in done):
-        typer.echo(
-            "covid-xray: Expected an answer for each chest X-ray; received none for "
-            f"{unanswered or 'any'} of {len(done)} images.",
-            err=True,
-        )
-        return 1
-    return 0
-
-
-@asynccontextmanager
-async def _open_reader(
-    address: str | None, key_file: Path | None
-) -> AsyncIterator[tuple[Read, int]]:
-    """Open what reads files, and tell how many it reads at once."""
-    if address:
-        async with open_server(address, key_file) as read:
-            yield read, AT_A_SERVER
-    else:
-        settings = load_settings()
-        async with open_service(settings) as service:
-            yield read_here(service), settings.threads or available_cpus()
+    At once: an exception gets lost where the signal comes in a destructor, or in one of the many
+    callbacks of an import, and then the service would go on.
+    """
+    os._exit(0)
 
 
 def _installed() -> tuple[EngineName, ...]:

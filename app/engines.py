@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import EngineUnavailable, InferenceFailed, ReleaseInvalid
+from app.openvino_runtime import import_openvino, simplify
 from app.processor import FASTEST_FIRST, available_cpus, beside_int8, native_precisions
 from app.release import EngineName, Precision, Release
 
@@ -117,7 +117,9 @@ class _Requests:
         self._size = count
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(count):
-            self._idle.put(model.create_infer_request())
+            self._idle.put(request := model.create_infer_request())
+        # Two threads that are the process' first to look into a tensor may lock each other up.
+        _ = request.get_tensor(self._input).data
 
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Run the network, and give a copy of each output."""
@@ -126,9 +128,8 @@ class _Requests:
             if request is None:
                 raise InferenceFailed("an open engine", "a closed one")
             request.infer({self._input: images})
-            return {
-                name: request.get_tensor(port).data.copy() for name, port in self._outputs.items()
-            }
+            outputs = self._outputs.items()
+            return {name: request.get_tensor(port).data.copy() for name, port in outputs}
         finally:
             self._idle.put(request)
 
@@ -159,13 +160,7 @@ class OpenVinoEngine:
     def __init__(
         self, path: Path, precision: Precision, threads: int, cache: Path | None = None
     ) -> None:
-        # On import it would report to its maker's analytics and write into the home folder;
-        # without this module it does neither.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        try:
-            import openvino  # noqa: PLC0415 -- only where this engine is chosen
-        except ImportError as error:
-            raise _unavailable("openvino") from error
+        openvino = import_openvino()
         hint = beside_int8() if precision == "int8" else precision
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -210,28 +205,6 @@ class OpenVinoEngine:
             requests.close()
 
 
-def simplify(network: Any) -> Any:  # noqa: ANN401 -- OpenVINO has no types
-    """Do once what every compilation of a network read from a SavedModel would do for itself.
-
-    Weights of float16 become float32, with what scales them multiplied in. What is compiled from it
-    then shares them, where each network would have its own.
-    """
-    from openvino.op import Constant  # noqa: PLC0415 -- only where this engine is chosen
-
-    for node in network.get_ordered_ops():
-        if node.get_type_name() != "Convert" or node.get_element_type().to_dtype() != np.float32:
-            continue
-        weights = node.input_value(0).get_node()
-        if weights.get_type_name() == "Constant":
-            wide = Constant(weights.data.astype(np.float32))
-            node.output(0).replace(wide.output(0))
-    with suppress(ImportError):  # it is not promised to stay; without it they share less
-        from openvino import _offline_transformations as offline  # noqa: PLC0415 -- as above
-
-        offline.apply_moc_transformations(network, cf=True)
-    return network
-
-
 class TensorFlowEngine:
     """TensorFlow, in f32, on what devices it finds.
 
@@ -260,7 +233,9 @@ class TensorFlowEngine:
         try:
             import tensorflow as tf  # noqa: PLC0415 -- only where this engine is chosen
         except ImportError as error:
-            raise _unavailable("tensorflow") from error
+            raise EngineUnavailable(
+                "the Python package tensorflow to be installed", "none that imports"
+            ) from error
         with suppress(RuntimeError):  # raised where the process has used TensorFlow before
             tf.config.threading.set_intra_op_parallelism_threads(threads)
         try:
@@ -370,9 +345,8 @@ def _checked(outputs: Mapping[str, NDArray[np.float32]], rows: int, rounding: fl
         # Not the negation: a comparison with NaN is false, and so NaN is found as well.
         if not np.all((values >= -rounding) & (values <= 1 + rounding)):
             raise InferenceFailed(f"{name} in [0, 1]", "other values")
-    return Predictions(
-        **{name: outputs[name].clip(0, 1).astype(np.float32) for name in _OUTPUT_SHAPES}
-    )
+    found = {name: outputs[name].clip(0, 1).astype(np.float32) for name in _OUTPUT_SHAPES}
+    return Predictions(**found)
 
 
 def _port(ports: list[Any], name: str, path: Path) -> Any:  # noqa: ANN401 -- OpenVINO has no types
@@ -381,10 +355,6 @@ def _port(ports: list[Any], name: str, path: Path) -> Any:  # noqa: ANN401 -- Op
         if name in {each.split(":")[0] for each in port.names}:
             return port
     raise _no_tensor(name, path)
-
-
-def _unavailable(name: EngineName) -> EngineUnavailable:
-    return EngineUnavailable(f"the Python package {name} to be installed", "none that imports")
 
 
 def _no_tensor(name: str, path: Path) -> ReleaseInvalid:

@@ -3,12 +3,15 @@
 import asyncio
 import ctypes
 import gc
+import signal
 import socket
 import struct
+import sys
 from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from app.connections import Protocol
 from app.main import create_app
@@ -110,6 +113,11 @@ def spare_collector() -> None:
     gc.freeze()
 
 
+def _end(*_: object) -> None:
+    """End the process in order; uvicorn hands a signal on when it has finished its requests."""
+    sys.exit(0)
+
+
 def run(settings: Settings, load: LoadRegistry = load_registry) -> None:
     """Serve until a signal ends it.
 
@@ -139,6 +147,8 @@ def run(settings: Settings, load: LoadRegistry = load_registry) -> None:
         # Inside the application's lifespan, so that a failing start raises here.
         async with app.router.lifespan_context(app):
             spare_collector()
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, _end)
             await LeavingServer(config, app.state.service, settings.leaving_s).serve()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -1,7 +1,6 @@
 """The released network in 8-bit integers, for engines and processors that are faster with them."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from app.engines import INT8
 from app.imaging import Pixels
+from app.openvino_runtime import import_openvino
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,8 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
             ranges by.
         seed: Which of them.
     """
-    # Both would report to their maker's analytics when they are imported.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import nncf  # noqa: PLC0415 -- after the line above
-    import openvino  # noqa: PLC0415 -- the same
+    openvino = import_openvino()
+    import nncf  # noqa: PLC0415 -- after the line above, or it would report to its maker
     from nncf.quantization.range_estimator import (  # noqa: PLC0415 -- the same
         RangeEstimatorParametersSet as ranges,  # noqa: N813 -- a table of constants
     )

@@ -49,6 +49,31 @@ def test_the_web_framework_waits_until_a_release_is_loading() -> None:
     assert done.stdout.strip() == "[]"
 
 
+STOPPED_IN_A_CALLBACK = """
+import os, signal, time, weakref
+from app import cli
+
+class Module: pass
+
+def receive_signal_in_a_callback():
+    module = Module()
+    reference = weakref.ref(module, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del module
+    print("went on")
+
+cli.load_registry = lambda settings: time.sleep(3)
+cli.import_openvino = receive_signal_in_a_callback
+cli.main()
+"""
+
+
+def test_a_signal_during_the_start_ends_it_wherever_it_comes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_A_CALLBACK, "serve"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_verify_tells_what_it_found_in_every_engine(run: Run, tiny_store: Path) -> None:
     code, out, _ = run("verify", tiny_store / fakes.NAME / "1")
     assert code == 0

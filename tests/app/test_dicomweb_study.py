@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from app import cli
+from app import cli, commands
 from app.dicomweb import study
 from app.dicomweb.server import DicomWebServer, Instance
 from app.dicomweb.study import Analysis, analyse_all
@@ -168,7 +168,7 @@ def run(
 ) -> Run:
     monkeypatch.setenv("COVID_XRAY_MODEL_STORE", str(settings.model_store))
     load = fakes.loader(fakes.FakeEngine())
-    monkeypatch.setattr(cli, "open_service", lambda chosen: open_service(chosen, load))
+    monkeypatch.setattr(commands, "open_service", lambda chosen: open_service(chosen, load))
 
     def run(*options: str) -> tuple[int, str, str]:
         words = ["covid-xray", "analyse", "--study", "1.2", "--dicomweb", web.url, *options]

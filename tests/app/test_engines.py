@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import engines
+from app import engines, openvino_runtime
 from app.engines import (
     Engine,
     EngineOptions,
@@ -327,7 +327,7 @@ def test_weights_of_float16_are_made_float32_once_for_all_compilations() -> None
     wide = ops.convert(ops.constant(values), np.float32)
     product = ops.matmul(image, wide, transpose_a=False, transpose_b=False)
     network = openvino.Model([product], [image], "network")
-    simplified = engines.simplify(network)
+    simplified = openvino_runtime.simplify(network)
     constants = [each for each in simplified.get_ops() if each.get_type_name() == "Constant"]
     assert [each.get_element_type().to_dtype() for each in constants] == [np.float32]
     row = np.array([[1, 2, 3]], np.float32)
