@@ -25,7 +25,7 @@ serve: $(SERVING) ## Install what serving needs and serve the shipped release on
 	@exec $(VENV)/bin/covid-xray serve
 
 test: $(EVERYTHING) ## Install everything and run all tests, two files at a time.
-	$(RUN) pytest --numprocesses 2 --dist loadfile
+	$(RUN) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-integration: $(EVERYTHING) ## Of all tests, those with real processes: servers, a browser, a PACS.
 	$(RUN) pytest tests/integration

@@ -7,6 +7,24 @@ import pytest
 from tests import fakes
 from tests.integration.server import Server, Start
 
+LONG = [
+    "test_end_to_end.py",
+    "test_bulk_on_ray.py",
+    "test_fit.py",
+    "test_walkthrough.py",
+    "test_cluster.py",  # not beside the other with Ray
+    "test_page_in_browser.py",
+    "test_crossval.py",
+    "test_continuation.py",
+]
+"""Files that take a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, so that workers beside each other end at about the same time."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
