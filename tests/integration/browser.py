@@ -45,15 +45,10 @@ document.addEventListener("securitypolicyviolation", (event) => {
 Scheme = Literal["light", "dark"]
 
 
-class Browser:
-    """A browser of its own, with nothing kept from another.
+class Chromium:
+    """A browser for many tests; each has a `Browser` of it."""
 
-    Args:
-        server: Whose page it shows.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.address = str(server.client.base_url).rstrip("/")
+    def __init__(self) -> None:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
@@ -62,12 +57,35 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         service = Service(shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
+        self.home = self.driver.current_window_handle
+
+    def close(self) -> None:
+        self.driver.quit()
+        self._profile.cleanup()
+
+
+class Browser:
+    """A window of its own, with nothing cached; storage is shared, which the page does not use.
+
+    Args:
+        chromium: Where it opens.
+        server: Whose page it shows.
+    """
+
+    def __init__(self, chromium: Chromium, server: Server) -> None:
+        self.address = str(server.client.base_url).rstrip("/")
+        self.driver = chromium.driver
+        self._home = chromium.home
+        self.driver.switch_to.new_window("window")
+        self.command("Network.clearBrowserCache")
         self.command("Page.addScriptToEvaluateOnNewDocument", source=_WATCH)
         self.resize(1280, 900)
+        for kind in ("browser", "performance"):
+            self._log(kind)  # what the test before left
 
-    def command(self, name: str, **arguments: object) -> None:
+    def command(self, name: str, **arguments: object) -> Any:
         """Give a command of the DevTools protocol."""
-        self.driver.execute_cdp_cmd(name, arguments)
+        return self.driver.execute_cdp_cmd(name, arguments)
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of what is shown, in CSS pixels."""
@@ -153,8 +171,8 @@ class Browser:
         return [entry["message"] for entry in get_log(kind)]
 
     def close(self) -> None:
-        self.driver.quit()
-        self._profile.cleanup()
+        self.driver.close()
+        self.driver.switch_to.window(self._home)
 
 
 def read_axe() -> str:

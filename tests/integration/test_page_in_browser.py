@@ -1,7 +1,7 @@
 """The page at `/` in headless Chromium, before a real server."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,12 +21,14 @@ pytest.importorskip("selenium", reason="drives the browser")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from tests.integration.browser import PROGRAMS, Browser, Scheme, page_files, read_axe
+from tests.integration.browser import PROGRAMS, Browser, Chromium, Scheme, page_files, read_axe
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, PROGRAMS)),
     reason="needs the programs chromium and chromedriver (Debian: chromium, chromium-driver)",
 )
+
+Browse = Callable[[Server], Browser]
 
 REFUSED = "Failed to load resource"
 
@@ -55,11 +57,30 @@ def server(tiny_store: Path) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    chromium = Chromium()
+    yield chromium
+    chromium.close()
+
+
 @pytest.fixture
-def browser(server: Server) -> Iterator[Browser]:
-    browser = Browser(server)
-    yield browser
-    browser.close()
+def browse(chromium: Chromium) -> Iterator[Browse]:
+    """Open a browser before a server, until the end of the test."""
+    browsers = []
+
+    def browse(server: Server) -> Browser:
+        browsers.append(Browser(chromium, server))
+        return browsers[-1]
+
+    yield browse
+    for browser in browsers:
+        browser.close()
+
+
+@pytest.fixture
+def browser(browse: Browse, server: Server) -> Browser:
+    return browse(server)
 
 
 @pytest.fixture
@@ -275,29 +296,26 @@ def test_another_file_takes_the_place_of_one_that_is_being_read(
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_only(
-    start: Start, tiny_store: Path, tmp_path: Path, xray: Path
+    start: Start, browse: Browse, tiny_store: Path, tmp_path: Path, xray: Path
 ) -> None:
     key = new_key()
     (tmp_path / "api_keys").write_text(key_line(key))
     server = start(model_store=tiny_store, api_keys_file=tmp_path / "api_keys").wait_until_ready()
-    browser = Browser(server)
-    try:
-        browser.open().choose(xray)
-        browser.screenshot("key")
-        press(browser, "wrong", Keys.ENTER)  # the field has the focus
-        browser.wait("return !document.querySelector('#key-wrong').hidden")
-        press(browser, key, Keys.ENTER)
-        browser.wait("return document.querySelector('#verdict')")
-        assert "version 1" in browser.text("#model")
-        stored = "return [localStorage.length, sessionStorage.length, document.cookie]"
-        assert browser.run(stored) == [0, 0, ""]
-        assert key not in browser.run("return document.documentElement.outerHTML")
-        assert browser.find("#key").get_attribute("value") == ""
-        browser.check(REFUSED)
-        browser.open()
-        assert browser.find("#key-form").is_displayed()
-    finally:
-        browser.close()
+    browser = browse(server)
+    browser.open().choose(xray)
+    browser.screenshot("key")
+    press(browser, "wrong", Keys.ENTER)  # the field has the focus
+    browser.wait("return !document.querySelector('#key-wrong').hidden")
+    press(browser, key, Keys.ENTER)
+    browser.wait("return document.querySelector('#verdict')")
+    assert "version 1" in browser.text("#model")
+    stored = "return [localStorage.length, sessionStorage.length, document.cookie]"
+    assert browser.run(stored) == [0, 0, ""]
+    assert key not in browser.run("return document.documentElement.outerHTML")
+    assert browser.find("#key").get_attribute("value") == ""
+    browser.check(REFUSED)
+    browser.open()
+    assert browser.find("#key-form").is_displayed()
 
 
 def test_everything_can_be_done_with_the_keyboard(browser: Browser, xray: Path) -> None:
@@ -327,24 +345,23 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, xray: Path) 
     browser.check(REFUSED)  # the tiny release has no card
 
 
-def test_the_model_card_is_shown(start: Start, tiny_store: Path, tmp_path: Path) -> None:
+def test_the_model_card_is_shown(
+    start: Start, browse: Browse, tiny_store: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_store, tmp_path / "store")
     folder = tmp_path / "store" / "covid19-resnet50" / "1"
     (folder / "MODEL_CARD.md").write_text(CARD)
     write_manifest(folder)
     server = start(model_store=tmp_path / "store").wait_until_ready()
-    browser = Browser(server)
-    try:
-        browser.open().find("#model a").click()
-        browser.wait("return document.querySelector('#dialog-body table')")
-        assert "Made for tests, only <b>there</b>." in browser.text("#dialog-body")
-        assert [
-            item.text for item in browser.driver.find_elements("css selector", "#dialog li")
-        ] == ["one goes on", "two"]
-        assert browser.text("#dialog-body td + td") == "0.5"
-        browser.check()
-    finally:
-        browser.close()
+    browser = browse(server)
+    browser.open().find("#model a").click()
+    browser.wait("return document.querySelector('#dialog-body table')")
+    assert "Made for tests, only <b>there</b>." in browser.text("#dialog-body")
+    assert [
+        item.text for item in browser.driver.find_elements("css selector", "#dialog li")
+    ] == ["one goes on", "two"]
+    assert browser.text("#dialog-body td + td") == "0.5"
+    browser.check()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

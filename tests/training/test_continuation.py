@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,23 @@ def network() -> keras.Model:
     return build(2, "none")
 
 
-@pytest.fixture
-def short(stage: Callable[..., Stage]) -> Config:
-    return Config(seed=3, backbone="none", stages=(stage(name="first", train_from="all"),))
+@pytest.fixture(scope="module")
+def short() -> Config:
+    return Config(seed=3, backbone="none", stages=(stage("first"),))
 
 
-@pytest.fixture
-def longer(short: Config, stage: Callable[..., Stage]) -> Config:
-    stages = (*short.stages, stage(name="second", train_from="all"))
+@pytest.fixture(scope="module")
+def longer(short: Config) -> Config:
+    stages = (*short.stages, stage("second"))
     return short.model_copy(update={"stages": stages, "note": "Longer."})
 
 
-@pytest.fixture
-def release(tmp_path: Path, network: keras.Model, short: Config) -> Release:
-    """A release that the first stage made."""
-    folder = tmp_path / "store" / "1"
+@pytest.fixture(scope="module")
+def release(
+    tmp_path_factory: pytest.TempPathFactory, network: keras.Model, short: Config
+) -> Release:
+    """A release that the first stage made; tests must not change it."""
+    folder = tmp_path_factory.mktemp("store") / "1"
     export.save(export.ReleaseGraph(network, SCALING), folder)
     (folder / "evaluation").mkdir()
     (folder / HISTORY).write_text(json.dumps({"first": [{"loss": 0.5}]}))
@@ -51,6 +52,10 @@ def release(tmp_path: Path, network: keras.Model, short: Config) -> Release:
     training["dataset"] = {"fingerprint": fingerprint(RECORDS), "images": {}}
     fakes.write_manifest(folder, training=training, temperature=1.4, bias=0.3)
     return open_release(folder)
+
+
+def stage(name: str) -> Stage:
+    return Stage(name=name, train_from="all", epochs=2, size=32, batch_size=8, learning_rate=1e-3)
 
 
 def test_the_releases_weights_are_the_result_of_its_stages(
@@ -97,9 +102,9 @@ def test_a_recipe_without_further_stages_is_done_when_it_is_continued(
 
 
 def test_a_recipe_with_another_first_stage_cannot_go_on(
-    tmp_path: Path, release: Release, short: Config, stage: Callable[..., Stage]
+    tmp_path: Path, release: Release, short: Config
 ) -> None:
-    other = short.model_copy(update={"stages": (stage(name="other", train_from="all"),)})
+    other = short.model_copy(update={"stages": (stage("other"),)})
     with pytest.raises(ContinuationImpossible, match="more stages"):
         continue_from(release.path, tmp_path / "fit", other, RECORDS)
 

@@ -23,6 +23,9 @@ NODE_CORES = (4, 16, 64)
 FULL = 0.98
 """Of the cores' time, what a large fleet works before anything waits."""
 
+BUSY = 0.5
+"""Load average before the measurement, from which others used the cores."""
+
 DOWNTIME_SHARE = 1 / 3
 """Of the replicas that may be lost at once: a zone of three."""
 
@@ -67,6 +70,7 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
         "ratio": here.image_ms / planned.image_ms,
         "knee": _knees(simulated, planned),
         **_verdict(measured["validation"]),
+        "busy": measured["machine"]["load_before"][0] > BUSY,
         "alone_core_ms": _alone_core_ms(works, measured["validation"]["kind"]),
         "measured": measured,
         "simulated": simulated,
@@ -131,6 +135,10 @@ def _verdict(validation: dict[str, Any]) -> dict[str, Any]:
         "off": off,
         "off_refused": max(
             abs(load["predicted"]["refused"][0] - load["measured"]["refused"])
+            for load in validation["loads"]
+        ),
+        "longer_tails": sum(
+            load["measured"]["p99_ms"] > load["predicted"]["p99_ms"][0]
             for load in validation["loads"]
         ),
         "inside": sum(hits),
