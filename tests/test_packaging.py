@@ -24,6 +24,7 @@ _PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text()
 PROJECT: dict[str, Any] = _PYPROJECT["project"]
 TOOLS: dict[str, Any] = _PYPROJECT["tool"]
 PYTHONS = ("3.11", "3.12", "3.13")
+DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
 NOT_FOR_SERVING = {"keras", "matplotlib", "scikit-learn", "tensorboard", "tensorflow"}
 
 
@@ -213,6 +214,24 @@ def test_compose_starts_training_only_when_asked_and_cannot_change_its_data() ->
     assert data["read_only"] is True
 
 
+@pytest.mark.parametrize("name", ["service", "training", "prometheus", "grafana"])
+def test_compose_starts_where_there_are_two_cores(name: str) -> None:
+    """Docker refuses a container that may use more than the machine has."""
+    assert float(compose.default(compose.read_service(name)["cpus"])) <= 2
+
+
+@pytest.mark.parametrize("name", ["service", "training"])
+def test_a_machine_of_one_core_can_say_so(name: str) -> None:
+    assert compose.read_service(name)["cpus"] == f"${{{name.upper()}_CPUS:-2}}"
+
+
+def test_what_compose_lets_choose_of_training_is_told_where_training_is() -> None:
+    pattern = r"TRAINING_[A-Z]+"
+    chosen = set(re.findall(pattern, (ROOT / "docker-compose.yml").read_text()))
+    assert chosen
+    assert set(re.findall(pattern, (ROOT / "CONTRIBUTING.md").read_text())) == chosen
+
+
 def test_what_compose_passes_to_the_service_are_settings_that_it_knows() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert compose.read_service()["environment"].keys() <= known
@@ -227,6 +246,15 @@ def test_the_restrictions_of_a_container_are_those_of_compose() -> None:
     assert "--security-opt=no-new-privileges:true" in flags
     assert "--ulimit=nofile=1024:1024" in flags
     assert "--ulimit=nproc=1000:1000" in flags
+    assert "--cpus=2" in flags
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_guide_installs_the_clone_as_make_does(path: Path) -> None:
+    """Else the package moves to where there is no model store, and `make serve` does not know."""
+    commands = re.findall(r"pip install[^`\n]*", path.read_text().replace("\\\n", " "))
+    of_the_clone = [each for each in commands if re.search(r" '?\.(\[|$| )", each)]
+    assert all("--editable" in each for each in of_the_clone), of_the_clone
 
 
 def test_an_installed_package_has_every_file_of_the_page() -> None:

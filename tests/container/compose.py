@@ -1,5 +1,6 @@
 """docker-compose.yml as arguments of `docker run`, which podman shares: no limit is said twice."""
 
+import re
 from typing import Any
 
 import yaml
@@ -14,13 +15,18 @@ def read_service(name: str = "service") -> dict[str, Any]:
     return service
 
 
+def default(value: object) -> str:
+    """Give what `${NAME:-value}` is where nobody sets NAME; anything else as it is."""
+    return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value))
+
+
 def restrictions(service: dict[str, Any]) -> list[str]:
     """Spell a service's user, file system, privileges and limits as arguments of `run`."""
     return [
         *(["--read-only"] if service["read_only"] else []),
         f"--user={service['user']}",
         f"--memory={service['mem_limit']}",
-        f"--cpus={service['cpus']}",
+        f"--cpus={default(service['cpus'])}",
         f"--pids-limit={service['pids_limit']}",
         *(f"--tmpfs={mount}" for mount in service["tmpfs"]),
         *(f"--cap-drop={capability}" for capability in service["cap_drop"]),

@@ -35,6 +35,17 @@ def test_ray_is_told_on_kubernetes_what_it_is_told_elsewhere() -> None:
         assert variables.items() <= told.items()
 
 
+def test_rays_object_store_and_what_it_spills_fit_into_memory() -> None:
+    cluster = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        volumes = {each["name"]: each for each in group["template"]["spec"]["volumes"]}
+        size = volumes["shm"]["emptyDir"]["sizeLimit"]
+        assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+        # Where the store is larger than /dev/shm, Ray makes it a file in /tmp.
+        store = int(group["rayStartParams"]["object-store-memory"])
+        assert 2 * store <= int(size.removesuffix("Gi")) * 2**30
+
+
 def test_ray_starts_the_application_with_settings_that_the_service_knows() -> None:
     serve = yaml.safe_load(read("ray/ray-service.yaml")["spec"]["serveConfigV2"])
     (application,) = serve["applications"]
