@@ -171,7 +171,11 @@ class _ServiceCollector(Collector):
         """Read the release, the places and the memory limit."""
         service = self._find_service()
         serving = _serving(service) if service else None
-        yield _gauge("ready", "1 while a release is loaded and warm, else 0.", serving is not None)
+        refused = service.registry.passed_over if service else 0
+        yield _gauge("ready", "1 while the service says so by /health/ready.", _is_ready(service))
+        yield _gauge(
+            "releases_refused", "Versions that should be served, and are refused.", refused
+        )
         yield _gauge("memory_limit_bytes", "What the process may use.", memory_limit())
         if serving is not None:
             yield _release_info(serving)
@@ -225,6 +229,15 @@ def memory_limit(
 def _codes(error: type[CovidXrayError]) -> set[str]:
     """Name the codes of a class of errors, and of all that are under it."""
     return {error.code}.union(*map(_codes, error.__subclasses__()))
+
+
+def _is_ready(service: InferenceService | None) -> bool:
+    if service is None:
+        return False
+    with suppress(NotReady):
+        service.check_ready()
+        return True
+    return False
 
 
 def _serving(service: InferenceService) -> Serving | None:

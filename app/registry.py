@@ -13,14 +13,9 @@ from app.engines import Engine, Predictions
 from app.errors import CovidXrayError, NotReady, ReleaseInvalid, ReleaseNotFound
 from app.imaging import RESIZE_RULE, phantom
 from app.release import Release, open_release, read_card
+from app.versions import Signature, find_versions, read_pin, sign
 
 _log = logging.getLogger(__name__)
-
-PIN = "pin"
-"""Name of a file beside the versions; it holds the number of the one to serve."""
-
-_Signature = frozenset[tuple[str, int, int]]
-"""Of a version's files: path, bytes, time of change. As long as it stays, the version does."""
 
 
 class State(StrEnum):
@@ -48,7 +43,7 @@ class Entry:
     state: State
     reason: str | None = None
     release: Release | None = None
-    signature: _Signature = frozenset()
+    signature: Signature = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +91,7 @@ class Registry:
         name: The model.
         load_engine: Makes an engine for a release.
         version: The one to serve; where not given, the one that the file `pin` beside the versions
-            names, and without it the newest.
+            names, and without it the newest that can be served.
     """
 
     def __init__(
@@ -111,6 +106,8 @@ class Registry:
         self._version = version
         self._lent: _Lent | None = None
         self._entries: dict[int, Entry] = {}
+        self._passed_over = 0
+        self._pin_fault: str | None = None
         self._changing = Lock()
 
     @property
@@ -123,6 +120,11 @@ class Registry:
         if self._lent is None:
             raise NotReady("a loaded release", "a service that is starting or stopping")
         return self._lent.serving
+
+    @property
+    def passed_over(self) -> int:
+        """How many versions would be served if they were not refused; a pin that is none counts."""
+        return self._passed_over
 
     @property
     def entries(self) -> list[Entry]:
@@ -176,7 +178,7 @@ class Registry:
         Raises:
             ReleaseNotFound: The store has none, or its pin names none.
         """
-        versions = _find_versions(self._folder)
+        versions = find_versions(self._folder)
         if not versions:
             raise ReleaseNotFound(f"a release in {self._folder.resolve()}", "none")
         wanted = self._wanted()
@@ -185,6 +187,9 @@ class Registry:
     def load(self) -> Serving:
         """Verify all versions, and load the one to serve.
 
+        Without a pin that is the newest that can be served: a bad one must not keep the service
+        from starting again that goes on beside it. What is raised is about the newest, then.
+
         Raises:
             ReleaseNotFound: The store has no such version.
             ReleaseInvalid: Its files, its manifest or its golden answer are not what they must be.
@@ -192,10 +197,22 @@ class Registry:
         """
         with self._changing:
             chosen = self.choose()
-            versions = _find_versions(self._folder)
-            self._entries = {each: self._inspect(each) for each in versions if each != chosen}
-            entry, release = self._open(chosen)
-            return self._serve(entry, release)
+            others = (each for each in find_versions(self._folder) if each != chosen)
+            self._entries = {each: self._inspect(each) for each in others}
+            entry = self._new_entry(chosen)
+            try:
+                return self._serve(*self._open(entry))
+            except CovidXrayError as error:
+                if self._wanted() is not None:
+                    raise
+                self._entries = self._entries | {chosen: self._refuse(entry, error)}
+                self._passed_over = self._advance(self.entries)
+                if self._lent is None:
+                    raise
+            serving = self.serving
+            answers = serving.release.manifest.version
+            _log.error("Version %d answers instead of %d, which is refused.", answers, chosen)
+            return serving
 
     def refresh(self) -> None:
         """Look at the store again, and serve what should be served now.
@@ -210,15 +227,17 @@ class Registry:
         """
         with self._changing:
             answering = self.serving.release.manifest.version
+            wanted = self._follow_pin(answering)
+            # A version that is pinned and not there is told of like one that is refused.
+            versions = {*find_versions(self._folder), *([] if wanted is None else [wanted])}
             known = self._entries
             self._entries = {
                 each: known[each] if self._is_known(each) else self._inspect(each)
-                for each in _find_versions(self._folder)
+                for each in versions
             }
-            for entry in self._candidates():
-                spoiled = entry.release is None and entry.version == answering
-                if entry.state is State.SERVING or spoiled or self._try(entry):
-                    return
+            candidates = [each for each in self.entries if wanted in (None, each.version)]
+            refused = self._advance(candidates, answering)
+            self._passed_over = refused + (self._pin_fault is not None)
 
     def close(self) -> None:
         """Stop answering, and free the model when nobody uses it any more."""
@@ -228,33 +247,40 @@ class Registry:
             lent.leave()
 
     def _wanted(self) -> int | None:
-        """Read which version is pinned.
+        """Read which version is pinned; raises as `read_pin`."""
+        return read_pin(self._folder) if self._version is None else self._version
 
-        Raises:
-            ReleaseNotFound: The pin names none.
-        """
-        if self._version is not None:
-            return self._version
-        pin = self._folder / PIN
-        if not pin.exists():
-            return None
-        text = pin.read_text(encoding="utf-8", errors="replace").strip()
-        if not (text.isdecimal() and text.isascii()):
-            raise ReleaseNotFound(f"the number of a version in {pin}", f"{len(text)} characters")
-        return int(text)
-
-    def _candidates(self) -> list[Entry]:
-        """What should be served, the best first: the pinned version, or all from the newest on."""
+    def _follow_pin(self, answering: int) -> int | None:
+        """Read which version is pinned: what answers, where the pin names none, which is told."""
         try:
-            wanted = self._wanted()
-        except ReleaseNotFound:
-            _log.exception("The pin is passed over.")
-            return []
-        return [entry for entry in self.entries if wanted in (None, entry.version)]
+            wanted, fault = self._wanted(), None
+        except ReleaseNotFound as error:
+            wanted, fault = answering, str(error)
+        if fault and fault != self._pin_fault:
+            _log.error("The pin is passed over. %s", fault)
+        self._pin_fault = fault
+        return wanted
+
+    def _advance(self, candidates: list[Entry], answering: int | None = None) -> int:
+        """Serve the first that can be served.
+
+        Args:
+            candidates: What should be served, the best first.
+            answering: The version that answers; it goes on although its files are spoiled.
+
+        Returns:
+            How many were refused on the way.
+        """
+        for refused, entry in enumerate(candidates):
+            if entry.state is State.SERVING or self._try(entry):
+                return refused
+            if entry.version == answering:
+                return refused + 1
+        return len(candidates)
 
     def _is_known(self, version: int) -> bool:
         entry = self._entries.get(version)
-        return entry is not None and entry.signature == _signature(self._folder / str(version))
+        return entry is not None and entry.signature == sign(self._folder / str(version))
 
     def _try(self, entry: Entry) -> bool:
         """Serve a version, or refuse it."""
@@ -289,22 +315,26 @@ class Registry:
             before.leave()
         return serving
 
-    def _open(self, version: int) -> tuple[Entry, Release]:
-        path = self._folder / str(version)
-        signature = _signature(path)  # before: what changes while it is read is looked at again
-        release = open_servable(path)
-        return Entry(version, State.AVAILABLE, None, release, signature), release
-
     def _inspect(self, version: int) -> Entry:
-        signature = _signature(self._folder / str(version))
+        entry = self._new_entry(version)
         try:
-            return self._open(version)[0]
+            return self._open(entry)[0]
         except CovidXrayError as error:
-            return self._refuse(Entry(version, State.REFUSED, signature=signature), error)
+            return self._refuse(entry, error)
+
+    def _new_entry(self, version: int) -> Entry:
+        """Sign a version before it is read: what changes meanwhile is looked at again."""
+        return Entry(version, State.LOADING, signature=sign(self._folder / str(version)))
+
+    def _open(self, entry: Entry) -> tuple[Entry, Release]:
+        release = open_servable(self._folder / str(entry.version))
+        return replace(entry, state=State.AVAILABLE, release=release), release
 
     def _refuse(self, entry: Entry, error: CovidXrayError) -> Entry:
-        _log.warning("Version %d is refused. %s", entry.version, error)
         reason = f"{error.code}: {error}".replace(f"{self._folder.resolve()}/", "")
+        known = self._entries.get(entry.version)
+        if known is None or known.reason != reason:
+            _log.warning("Version %d is refused. %s", entry.version, error)
         return replace(entry, state=State.REFUSED, reason=reason, release=None)
 
 
@@ -364,16 +394,3 @@ def _start(release: Release, engine: Engine) -> Serving:
         engine.close()
         raise
     return Serving(release, engine, time.monotonic() - start)
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        found = [(file, file.stat()) for file in path.rglob("*") if file.is_file()]
-    except OSError:  # a file or the folder went away in between
-        return frozenset()
-    return frozenset((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found)
-
-
-def _find_versions(folder: Path) -> list[int]:
-    names = [path.name for path in folder.glob("[1-9]*") if path.is_dir()]
-    return [int(name) for name in names if name.isdecimal() and name.isascii()]

@@ -63,6 +63,16 @@ class Share(_Model):
     name: str = Field(description="Of the set.")
     images: int = Field(description="In the whole set.")
     share: Probability
+    pictures: int | None = Field(
+        default=None,
+        description="Of how many different pictures the images are views; none where each is made "
+        "anew.",
+    )
+    related: int | None = Field(
+        default=None,
+        description="How many of these pictures are of a file, a clip or a head that was learned "
+        "from too.",
+    )
 
 
 class Acceptance(_Model):
@@ -223,12 +233,15 @@ def open_release(path: Path) -> Release:
 
     Raises:
         ReleaseNotFound: There is no such folder, or no manifest in it.
-        ReleaseInvalid: The manifest is malformed, or a file is missing, changed or not listed.
+        ReleaseInvalid: The manifest is malformed, or a file is missing, changed, not listed or
+            cannot be read.
     """
     try:
         text = (path / MANIFEST).read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ReleaseNotFound(f"a release with a {MANIFEST} at {path}", "none") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -266,7 +279,10 @@ def hash_files(path: Path) -> dict[str, str]:
 
 
 def _verify_files(path: Path, manifest: Manifest) -> None:
-    found = hash_files(path)
+    try:
+        found = hash_files(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     listed = manifest.files
     if missing := sorted(listed.keys() - found.keys()):
         raise ReleaseInvalid(f"every file that {path / MANIFEST} lists", f"no {missing[0]}")
@@ -275,6 +291,12 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
     for name, sha256 in listed.items():
         if found[name] != sha256:
             raise ReleaseInvalid(f"{path / name} with SHA-256 {sha256}", found[name])
+
+
+def _unreadable(path: Path, error: OSError) -> ReleaseInvalid:
+    return ReleaseInvalid(
+        f"files that can be read at {path}", f"{error.filename or 'one'}: {error.strerror}"
+    )
 
 
 def _names(path: Path) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """Stand-ins that tests share: releases, engines and images that cost milliseconds."""
 
 import contextlib
+import errno
 import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.message import Message
 from functools import partial
@@ -15,6 +16,7 @@ from threading import Event, Thread
 from typing import Any, Self
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
@@ -171,6 +173,22 @@ def manifest_content(folder: Path) -> dict[str, Any]:
         },
         "files": hash_files(folder),
     }
+
+
+@contextlib.contextmanager
+def unreadable(file: Path) -> Iterator[None]:
+    """Take a file's permission to be read, which root has in any case."""
+    access, open_file = os.access, Path.open
+
+    def may_open(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return open_file(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", may_open)
+        patch.setattr(os, "access", lambda path, mode: path != file and access(path, mode))
+        yield
 
 
 def write_tiny_saved_model(folder: Path) -> None:

@@ -70,12 +70,90 @@ def test_a_version_can_be_pinned_by_a_file_beside_the_versions(
     assert registry.load().release.manifest.version == 1
 
 
-def test_a_broken_newest_version_is_not_passed_over(tmp_path: Path, registry: Registry) -> None:
+@pytest.mark.parametrize("text", ["", "latest", "-1", "0", "7", "9" * 5000])
+def test_with_a_pin_that_names_no_version_nothing_is_served(
+    tmp_path: Path, registry: Registry, text: str
+) -> None:
     fakes.write_fake_release(tmp_path, 1)
-    newest = fakes.write_fake_release(tmp_path, 2)
-    (newest / "saved_model.pb").write_bytes(b"changed")
-    with pytest.raises(ReleaseInvalid):
+    (tmp_path / fakes.NAME / "pin").write_text(text)
+    with pytest.raises(ReleaseNotFound):
         registry.load()
+
+
+def test_with_a_pin_that_cannot_be_read_nothing_is_served(
+    tmp_path: Path, registry: Registry
+) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    (tmp_path / fakes.NAME / "pin").mkdir()
+    with pytest.raises(ReleaseNotFound, match="Is a directory"):
+        registry.load()
+
+
+@pytest.mark.parametrize("fault", ["hash", "golden", "empty"])
+def test_where_the_newest_versions_are_bad_the_newest_good_one_is_served_and_that_is_told(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    for version in (1, 2, 3, 4):
+        folder = fakes.write_fake_release(tmp_path, version)
+    (tmp_path / fakes.NAME / "3" / "saved_model.pb").write_bytes(b"changed")
+    if fault == "hash":
+        (folder / "saved_model.pb").write_bytes(b"changed")
+    elif fault == "golden":
+        right = fakes.manifest_content(folder)["golden"]
+        fakes.write_manifest(folder, golden=right | {"acceptance": 0.5})
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    assert registry.load().release.manifest.version == 2
+    assert [(entry.version, entry.state) for entry in registry.entries] == [
+        (4, State.REFUSED),
+        (3, State.REFUSED),
+        (2, State.SERVING),
+        (1, State.AVAILABLE),
+    ]
+    assert registry.entry(4).reason
+    assert registry.passed_over == 2
+    assert caplog.text.count("Version 4 is refused. Expected") == 1
+    assert "Version 2 answers instead of 4" in caplog.text
+
+
+def test_where_all_versions_are_bad_it_is_told_what_the_newest_lacks(
+    tmp_path: Path, registry: Registry
+) -> None:
+    for version in (1, 2):
+        folder = fakes.write_fake_release(tmp_path, version)
+        (folder / "saved_model.pb").write_bytes(b"changed")
+    with pytest.raises(ReleaseInvalid, match=r"2/saved_model\.pb with SHA-256"):
+        registry.load()
+
+
+@pytest.mark.parametrize("by", ["file", "setting"])
+def test_a_broken_version_that_is_pinned_is_not_passed_over(
+    tmp_path: Path, engine: FakeEngine, by: str
+) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    pinned = fakes.write_fake_release(tmp_path, 2)
+    (pinned / "saved_model.pb").write_bytes(b"changed")
+    if by == "file":
+        (tmp_path / fakes.NAME / "pin").write_text("2")
+    registry = Registry(tmp_path, fakes.NAME, lambda _: engine, 2 if by == "setting" else None)
+    with pytest.raises(ReleaseInvalid, match=r"2/saved_model\.pb with SHA-256"):
+        registry.load()
+
+
+def test_a_version_whose_plot_cannot_be_read_is_refused_and_another_served(
+    tmp_path: Path, registry: Registry
+) -> None:
+    fakes.write_fake_release(tmp_path, 2)
+    plot = fakes.write_fake_release(tmp_path, 1) / "roc.png"
+    plot.touch()
+    with fakes.unreadable(plot):
+        registry.load()
+    assert registry.entry(1).reason == (
+        "release-invalid: Expected files that can be read at 1; "
+        "received 1/roc.png: Permission denied."
+    )
+    assert registry.passed_over == 0
 
 
 def test_a_broken_version_that_is_not_served_is_refused_with_a_reason_without_paths(

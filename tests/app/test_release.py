@@ -36,6 +36,15 @@ def test_a_changed_file_is_found(release: Path) -> None:
         open_release(release)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "saved_model.pb"])
+def test_a_file_that_cannot_be_read_is_named(release: Path, name: str) -> None:
+    with (
+        fakes.unreadable(release / name),
+        pytest.raises(ReleaseInvalid, match=f"files that can be read.*{name}: Permission denied"),
+    ):
+        open_release(release)
+
+
 def test_a_missing_file_is_found(release: Path) -> None:
     (release / "saved_model.pb").unlink()
     with pytest.raises(ReleaseInvalid, match=r"no saved_model\.pb"):

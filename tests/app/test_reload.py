@@ -155,14 +155,93 @@ def test_a_pin_rolls_back_and_its_removal_forward(tmp_path: Path, registry: Regi
     assert version(registry) == 2
 
 
-@pytest.mark.parametrize("text", ["", "latest", "-1", "7", "1 2"])
-def test_a_pin_that_names_no_version_changes_nothing(
-    tmp_path: Path, registry: Registry, text: str
+@pytest.mark.parametrize("text", ["", "latest", "-1", "0", "1 2", "9" * 5000])
+def test_a_pin_that_names_no_version_changes_nothing_and_is_told_once(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     fakes.write_fake_release(tmp_path, 2)
-    (tmp_path / fakes.NAME / "pin").write_text(text)
+    pin = tmp_path / fakes.NAME / "pin"
+    pin.write_text(text)
     registry.refresh()
-    assert version(registry) == 1
+    registry.refresh()
+    assert states(registry) == {1: State.SERVING, 2: State.AVAILABLE}
+    assert registry.passed_over == 1
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().startswith("The pin is passed over. Expected the number")
+    pin.unlink()
+    registry.refresh()
+    assert version(registry) == 2
+    assert registry.passed_over == 0
+
+
+def test_a_pinned_version_that_is_not_there_is_listed_as_refused_and_told_once(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / fakes.NAME / "pin").write_text("7")
+    registry.refresh()
+    registry.refresh()
+    assert states(registry) == {1: State.SERVING, 7: State.REFUSED}
+    assert registry.entry(7).reason == (
+        "release-not-found: Expected a release with a manifest.json at 7; received none."
+    )
+    assert registry.passed_over == 1
+    assert len(caplog.records) == 1
+    fakes.write_fake_release(tmp_path, 7)
+    registry.refresh()
+    assert version(registry) == 7
+    assert registry.passed_over == 0
+
+
+def test_a_version_that_cannot_be_read_keeps_no_better_one_from_being_served(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fakes.unreadable(fakes.write_fake_release(tmp_path, 2) / "saved_model.pb"):
+        registry.refresh()
+        assert (version(registry), registry.passed_over) == (1, 1)
+        fakes.write_fake_release(tmp_path, 3)
+        registry.refresh()
+        assert states(registry) == {1: State.AVAILABLE, 2: State.REFUSED, 3: State.SERVING}
+        assert registry.passed_over == 0
+    assert caplog.text.count("Version 2 is refused.") == 1
+
+
+def test_a_version_is_tried_again_when_its_files_may_be_read(
+    tmp_path: Path, registry: Registry
+) -> None:
+    with fakes.unreadable(fakes.write_fake_release(tmp_path, 2) / "saved_model.pb"):
+        registry.refresh()
+    registry.refresh()
+    assert version(registry) == 2
+
+
+def test_a_newest_version_that_was_refused_at_the_start_is_served_when_it_is_mended(
+    tmp_path: Path, engines: Engines
+) -> None:
+    fakes.write_fake_release(tmp_path, 1)
+    folder = fakes.write_fake_release(tmp_path, 2)
+    (folder / "saved_model.pb").write_bytes(b"changed")
+    registry = Registry(tmp_path, fakes.NAME, engines)
+    registry.load()
+    registry.refresh()
+    assert (version(registry), registry.passed_over) == (1, 1)
+    assert len(engines.made) == 1
+    fakes.write_manifest(folder)
+    registry.refresh()
+    assert (version(registry), registry.passed_over) == (2, 0)
+    registry.close()
+
+
+def test_the_version_that_answers_goes_on_where_its_new_files_are_refused(
+    tmp_path: Path, registry: Registry
+) -> None:
+    folder = fakes.write_fake_release(tmp_path, 2)
+    registry.refresh()
+    right = fakes.manifest_content(folder)["golden"]
+    fakes.write_manifest(folder, golden=right | {"acceptance": 0.5})
+    registry.refresh()
+    assert (version(registry), registry.passed_over) == (2, 1)
+    assert states(registry) == {1: State.AVAILABLE, 2: State.REFUSED}
 
 
 def test_when_the_version_that_answers_is_removed_the_next_one_takes_its_place(
@@ -185,6 +264,7 @@ def test_a_release_whose_files_are_gone_or_spoiled_goes_on_answering(
     registry.refresh()
     assert version(registry) == 2
     assert states(registry) == {1: State.AVAILABLE, 2: State.REFUSED}
+    assert registry.passed_over == 1
     shutil.rmtree(tmp_path / fakes.NAME)
     registry.refresh()
     assert version(registry) == 2
