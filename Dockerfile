@@ -20,6 +20,7 @@ RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb
     && python -m pip install --constraint constraints.txt --requirement requirements.txt
 COPY LICENSE README.md ./
 COPY app app
+COPY covid_xray covid_xray
 COPY training training
 RUN python -m pip install --no-deps .
 
@@ -40,7 +41,7 @@ USER 10001:10001
 ENTRYPOINT ["python", "-m", "training"]
 CMD ["--help"]
 
-# EXTRAS=otel brings what sends spans.
+# EXTRAS=otel brings what sends spans, EXTRAS=client what `predict --server` needs.
 # What the service has no use for is taken out (OpenVINO does without its telemetry, which would
 # report every start), and releases are made readable to its user, however they were checked out.
 FROM builder AS service-builder

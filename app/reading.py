@@ -4,8 +4,9 @@ import asyncio
 import glob
 import json
 import math
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -84,8 +85,8 @@ def find_files(arguments: Iterable[str]) -> list[Path]:
     """Find the files that are meant, each once.
 
     Args:
-        arguments: Files; folders, of which all PNG, JPEG and DICOM files are meant, also those
-            below; patterns such as `*.dcm` or `**/*.png`. What is not there stays as it is.
+        arguments: Files; folders, of which all that `walk` gives is meant; patterns such as `*.dcm`
+            or `**/*.png`. What is not there stays as it is.
     """
     found = (path for argument in arguments for path in _find(argument))
     return list(dict.fromkeys(found))
@@ -93,17 +94,51 @@ def find_files(arguments: Iterable[str]) -> list[Path]:
 
 def _find(argument: str) -> Sequence[Path]:
     path = Path(argument)
-    if path.is_dir():
-        return sorted(each for each in path.rglob("*") if is_xray(each)) or [path]
-    if path.exists():
-        return [path]
+    try:
+        if path.is_dir():
+            return sorted(map(Path, walk(str(path)))) or [path]
+        if path.exists():
+            return [path]
+    except OSError:  # such as a name that is too long; a pattern may be
+        pass
     return [Path(each) for each in sorted(glob.glob(argument, recursive=True))] or [path]  # noqa: PTH207 -- Path.glob takes no absolute pattern
 
 
-def is_xray(path: Path) -> bool:
+def walk(folder: str) -> Iterator[str]:
+    """Find a folder's PNG, JPEG and DICOM files, also those below, in no order.
+
+    Links to folders are not followed. A folder that cannot be listed is given as if it were a file,
+    and so is what cannot be looked at: to read it tells why.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    yield from walk(entry.path)
+                elif _is_xray(Path(entry.path)):
+                    yield entry.path
+    except OSError:
+        yield folder
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _is_xray(path: Path) -> bool:
     """Tell whether a file looks like one that is read, by its name, or as DICOM by its bytes."""
     named = is_named_xray(path.name)
-    return path.is_file() and (_is_dicom(path) if named is None else named)
+    if named is False:
+        return False
+    try:
+        return path.is_file() and (named or _is_dicom(path))
+    except FileNotFoundError:  # it has gone meanwhile
+        return False
+    except OSError:
+        return True
 
 
 def is_named_xray(name: str) -> bool | None:
@@ -119,11 +154,8 @@ def is_named_xray(name: str) -> bool | None:
 
 def _is_dicom(path: Path) -> bool:
     place, magic = _DICOM
-    try:
-        with path.open("rb") as file:
-            return file.read(place.stop)[place] == magic
-    except OSError:
-        return False
+    with path.open("rb") as file:
+        return file.read(place.stop)[place] == magic
 
 
 def read_here(service: InferenceService) -> Read:
@@ -215,6 +247,14 @@ async def _read_file(file: Path, read: Read) -> Reading:
     except Unread as error:
         return Reading(file, problem=error.problem)
     except IsADirectoryError:
-        return Reading(file, problem={"detail": "A folder without any PNG, JPEG or DICOM file."})
+        return Reading(file, problem={"detail": await asyncio.to_thread(_tell_folder, file)})
     except OSError as error:
         return Reading(file, problem={"detail": f"{error.strerror}."})
+
+
+def _tell_folder(path: Path) -> str:
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        return f"A folder that cannot be listed: {error.strerror}."
+    return "A folder without any PNG, JPEG or DICOM file."

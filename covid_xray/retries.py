@@ -1,4 +1,8 @@
-"""When a request is sent again: only where it is sure that the service has not worked on it."""
+"""When a request is sent again.
+
+It may have been worked on before: no call of this client changes anything in the service, and the
+same X-ray has the same answer.
+"""
 
 import random
 import time
@@ -9,10 +13,19 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-_BUSY = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+_BUSY = {
+    httpx.codes.TOO_MANY_REQUESTS,
+    httpx.codes.BAD_GATEWAY,
+    httpx.codes.SERVICE_UNAVAILABLE,
+}
 
-# Nothing of the request had been sent.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# There was no connection, or it broke off; timeouts of what was sent are not among them.
+_BROKEN = (
+    httpx.NetworkError,
+    httpx.RemoteProtocolError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +33,10 @@ class Retries:
     """How often, and how long.
 
     A service that is busy (429, 503) is asked again when it wants to be (`Retry-After`). Where it
-    does not say, and where no connection came about, the time between two tries doubles from
-    `first_s` on, and a random part of it is waited, so that many clients do not come at once.
-    What broke off later is not sent again: an image may have been worked on.
+    does not say, where a proxy has no answer of it (502, or a 504 that is no problem of the
+    service), and where no connection came about or it broke off, the time between two tries doubles
+    from `first_s` on, and a random part of it is waited, so that many clients do not come at once.
+    What took longer than the client's timeout is not sent again, nor what the service refuses.
 
     Attributes:
         times: Most of them; 0 for none.
@@ -73,15 +87,22 @@ class Attempts:
 
     def _wanted_s(self, outcome: httpx.Response | httpx.HTTPError) -> float | None:
         if isinstance(outcome, httpx.Response):
-            if outcome.status_code not in _BUSY:
+            if outcome.status_code not in _BUSY and not _is_late_proxy(outcome):
                 return None
             told = retry_after_s(outcome)
             return self._backoff_s() if told is None else told
-        return self._backoff_s() if isinstance(outcome, _NOT_SENT) else None
+        return self._backoff_s() if isinstance(outcome, _BROKEN) else None
 
     def _backoff_s(self) -> float:
         most = self._retries.first_s * 2.0**self._made
         return most * (0.5 + self._draw() / 2)
+
+
+def _is_late_proxy(response: httpx.Response) -> bool:
+    """Tell a proxy's 504 from that of the service, which says that the request's time is over."""
+    media_type = response.headers.get("content-type", "")
+    is_late = response.status_code == httpx.codes.GATEWAY_TIMEOUT
+    return is_late and not media_type.startswith("application/problem+json")
 
 
 def retry_after_s(response: httpx.Response) -> float | None:

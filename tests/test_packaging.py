@@ -148,6 +148,15 @@ def test_the_serving_image_is_what_a_build_without_a_target_makes() -> None:
     assert list(stages())[-1] == "service"
 
 
+def test_the_serving_image_has_every_package_that_is_installed() -> None:
+    behind = "".join(stages_behind("service"))
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    for pattern in TOOLS["setuptools"]["packages"]["find"]["include"]:
+        name = pattern.removesuffix("*")
+        assert f"COPY {name} {name}\n" in behind
+        assert f"!{name}" in sent
+
+
 @pytest.mark.parametrize("name", ["service", "training"])
 def test_an_image_runs_its_program_directly_and_as_a_numeric_user(name: str) -> None:
     user = re.search(r"^USER (\d+):(\d+)$", stages()[name], flags=re.MULTILINE)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.errors import BulkInputInvalid, FileNotRead, PayloadTooLarge
-from app.reading import is_named_xray, is_xray
+from app.reading import is_named_xray, walk
 
 COLUMN = "path"
 """Of a Parquet list."""
@@ -38,8 +38,7 @@ class Source:
     def paths(self) -> Iterator[str]:
         """List the files, each as an absolute path or an address; a list may repeat itself.
 
-        A folder gives its PNG, JPEG and DICOM files, also those below, without following links to
-        folders; and as if it were a file, each folder that cannot be listed.
+        A folder gives its PNG, JPEG and DICOM files, also those below; see `app.reading.walk`.
         """
         remote = is_remote(self.address)
         match self.kind:
@@ -50,7 +49,7 @@ class Source:
             case "pattern":
                 yield from _match_remote(self.address) if remote else _match(self.address)
             case "folder":
-                yield from _walk_remote(self.address) if remote else _walk(self.address)
+                yield from _walk_remote(self.address) if remote else walk(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +150,6 @@ def _kind(address: str) -> Literal["file", "folder", "pattern", "list"]:
     return "list" if PurePath(address).suffix.lower() in _LIST_SUFFIXES else "file"
 
 
-def _walk(folder: str) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _walk(entry.path)
-                elif is_named_xray(entry.name) is not False and is_xray(Path(entry.path)):
-                    yield entry.path
-    except OSError:  # what cannot be listed is told in its row
-        yield folder
-
-
 def _walk_remote(address: str) -> Iterator[str]:
     system, root = fsspec.url_to_fs(address, use_listings_cache=False)
     for folder, _, names in system.walk(root):
@@ -172,7 +159,14 @@ def _walk_remote(address: str) -> Iterator[str]:
 
 
 def _match(pattern: str) -> Iterator[str]:
-    return (path for path in glob.iglob(pattern, recursive=True) if not Path(path).is_dir())  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    return (path for path in glob.iglob(pattern, recursive=True) if not _is_folder(path))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # to read it tells why
+        return False
 
 
 def _match_remote(pattern: str) -> Iterator[str]:

@@ -53,14 +53,14 @@ def run(asked: Asked, settings: Settings, new_engine: EngineFactory) -> Outcome:
         done = output.read_done()
         counts = output.counts
         _log.info("%s has %d rows.", asked.out, counts.files)
-        counter = _Counter(source)
+        missed = 0
         if any(_without(chunk, done) for chunk in _chunks(source)):
-            _score(asked, job, release, output, counter)
-        missed = max(0, len(counter.wait()) - counts.files)
+            missed = _score(asked, job, release, output, _Counter(source))
         return Outcome(counts.files, counts.failed, missed)
 
 
-def _score(asked: Asked, job: Job, release: Release, output: Output, counter: "_Counter") -> None:
+def _score(asked: Asked, job: Job, release: Release, output: Output, counter: "_Counter") -> int:
+    """Score what has no row, and tell how many files came meanwhile and have none."""
     cores = job.settings.threads or available_cpus()
     with cluster.open_cluster(asked.address, cores) as found, _progress(output, counter) as tell:
         pool = cluster.share_cores(found, asked.workers)
@@ -74,28 +74,38 @@ def _score(asked: Asked, job: Job, release: Release, output: Output, counter: "_
                     tell()
 
         take(cluster.stream(counter.source, output.done, job, pool.workers))
-        if left := _find_left(counter, output.done):
+        left, came = _find_left(counter, output.done)
+        if left:
             _log.warning("%d files are scored one by one: workers died over them.", len(left))
             files = Files(tuple(left))
             take(cluster.stream(files, output.done, job, pool.workers, singly=True))
             output.add(_tell_lost(_without(left, output.done), release))
+            _, came = _find_left(counter, output.done)
+    return came
 
 
-def _find_left(counter: "_Counter", done: PathSet) -> list[str]:
-    """Find the files that were listed at the beginning and have no row.
+def _find_left(counter: "_Counter", done: PathSet) -> tuple[list[str], int]:
+    """Find the files that have no row.
+
+    Returns:
+        Those that were listed at the beginning, and how many came since.
 
     Raises:
         BulkUnavailable: They are more than workers may have died over.
     """
     counted = counter.wait()
     left: list[str] = []
+    came = PathSet()
     for chunk in _chunks(counter.source):
         fresh = _without(chunk, done)
-        known = counted.has(map(show, fresh))
-        left += [path for path, was_counted in zip(fresh, known, strict=True) if was_counted]
+        for path, was_counted in zip(fresh, counted.has(map(show, fresh)), strict=True):
+            if was_counted:
+                left.append(path)
+            else:
+                came.add_new([show(path)])
         if len(left) > cluster.LOST_CHUNKS * cluster.MANY:
             raise BulkUnavailable("workers that score", f"{len(left)} files without a row, or more")
-    return left
+    return left, len(came)
 
 
 def _without(paths: list[str], done: PathSet) -> list[str]:

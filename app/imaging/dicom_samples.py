@@ -187,8 +187,9 @@ def _fit(array: NDArray[np.integer], layout: Layout, *, is_lossy: bool) -> NDArr
     if layout.shift:
         wanted = f"{name('HighBit')} {layout.stored - 1} in a compressed file"
         raise UnsupportedImage(wanted, str(layout.stored - 1 + layout.shift))
-    if is_lossy and not layout.is_signed:
-        array = np.minimum(array, (1 << layout.stored) - 1)
+    most = (1 << layout.stored) - 1
+    if is_lossy and not layout.is_signed and np.iinfo(array.dtype).max > most:
+        array = np.minimum(array, most)
     is_signed = array.dtype.kind == "i"
     above = array >> (layout.stored - (is_signed and layout.is_signed))
     fitting = above == 0
@@ -201,13 +202,15 @@ def _fit(array: NDArray[np.integer], layout: Layout, *, is_lossy: bool) -> NDArr
 
 
 _RLE_HEADER = struct.Struct("<16L")
-_RLE_NOTHING = 128
+_RLE_RUN = 128
+"""Bytes that a run gives at most."""
 
 
 def _decode_rle(data: bytes, layout: Layout) -> NDArray[np.integer]:
     """Decode RLE, whose segments hold the bytes of all samples, the high ones first.
 
-    Its own, since the libraries' decoders overrun their buffers on corrupt segments.
+    Its own but for the runs, since the libraries' decoders of RLE as DICOM has it overrun their
+    buffers on corrupt segments.
     """
     if len(data) < _RLE_HEADER.size:
         raise UnreadableImage("an RLE header", "a truncated one")
@@ -215,34 +218,28 @@ def _decode_rle(data: bytes, layout: Layout) -> NDArray[np.integer]:
     if count != layout.allocated // 8:
         raise UnreadableImage(f"{layout.allocated // 8} RLE segments", str(count))
     ends = [*offsets[1:count], len(data)]
-    planes = [
-        _decode_segment(data, start, end, layout.rows * layout.columns)
-        for start, end in zip(offsets, ends, strict=False)
-    ]
     samples = np.zeros((layout.rows, layout.columns), np.uint16)
-    for plane in planes:
+    for start, end in zip(offsets, ends, strict=False):
         samples <<= 8
-        samples |= np.frombuffer(plane, np.uint8).reshape(samples.shape)
+        samples |= _decode_segment(data[start:end], samples.size).reshape(samples.shape)
     return samples
 
 
-def _decode_segment(data: bytes, at: int, end: int, wanted: int) -> bytes:
-    """Decode PackBits, until there is enough."""
-    decoded = bytearray()
-    end = min(end, len(data))
-    while len(decoded) < wanted and at + 1 < end:
-        control = data[at]
-        if control < _RLE_NOTHING:
-            decoded += data[at + 1 : min(at + 2 + control, end)]
-            at += 2 + control
-        elif control > _RLE_NOTHING:
-            decoded += data[at + 1 : at + 2] * (257 - control)
-            at += 2
-        else:
-            at += 1
-    if len(decoded) < wanted:
-        raise UnreadableImage(f"{wanted} bytes in an RLE segment", f"{len(decoded)}")
-    return bytes(decoded[:wanted])
+def _decode_segment(data: bytes, wanted: int) -> NDArray[np.uint8]:
+    """Decode PackBits, and leave what is there beyond what is wanted.
+
+    Not in Python, where 64 MiB of runs of one byte, or of none, would keep all threads for long.
+    """
+    decoded = bytearray(wanted + _RLE_RUN - 1)
+    try:
+        found = len(imagecodecs.packbits_decode(data, out=decoded))
+    except imagecodecs.PackbitsError as error:
+        if "OUTPUT_TOO_SMALL" not in str(error):
+            raise UnreadableImage("an RLE segment of whole runs", "a truncated one") from error
+        found = wanted  # or more: the run that finds no room begins behind it
+    if found < wanted:
+        raise UnreadableImage(f"{wanted} bytes in an RLE segment", f"{found}")
+    return np.frombuffer(decoded, np.uint8, wanted)
 
 
 _CODECS: dict[str, Callable[[bytes, Layout], NDArray[np.integer]]] = {

@@ -91,6 +91,15 @@ class TestListing:
         ]
         assert names(xrays / "README") == ["README"]
 
+    def test_one_that_cannot_be_looked_at_is_listed_to_be_told_beside_the_others(
+        self, xrays: Path
+    ) -> None:
+        (xrays / "bad.png").symlink_to("x" * 300)
+        assert names(xrays) == ["1.2.840.99", "a.png", "b.JPG", "bad.png"]
+        assert names(f"{xrays}/*.png") == ["a.png", "bad.png"]
+        with pytest.raises(FileNotRead, match="file name too long"):
+            read_file(str(xrays / "bad.png"), 10)
+
     def test_a_list_gives_its_paths_relative_ones_from_its_own_folder(self, tmp_path: Path) -> None:
         paths = ["a.png", "/b.png", "s3://bucket/c.png", "file:///d.png"]
         pq.write_table(pa.table({"path": paths}), tmp_path / "list.parquet")

@@ -105,7 +105,7 @@ class TestFilesWhoseWorkersDie:
         with pytest.raises(BulkUnavailable, match="workers that score; received 3 files without"):
             score_files(asked, settings, fakes.new_fake_engine)
 
-    def test_files_that_came_meanwhile_are_none_of_them(
+    def test_files_that_came_meanwhile_are_none_of_them_and_counted(
         self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
@@ -114,7 +114,29 @@ class TestFilesWhoseWorkersDie:
             (Path(asked.source) / "late.png").write_bytes(gray_png())
 
         monkeypatch.setattr("app.bulk.cluster.stream", stream)
-        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 0, 0)
+        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 0, 1)
+
+    def test_those_that_came_while_others_were_scored_alone_are_counted_too(
+        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stream(source: Source, *_: object, singly: bool = False) -> Iterator[pa.RecordBatch]:
+            if singly:
+                (Path(asked.source) / "late.png").write_bytes(gray_png())
+            yield answers(settings, list(source.paths())[:2])
+
+        monkeypatch.setattr("app.bulk.cluster.stream", stream)
+        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(3, 0, 1)
+
+    def test_a_file_that_has_gone_is_none_that_came(
+        self, settings: Settings, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stream(source: Source, *_: object) -> Iterator[pa.RecordBatch]:
+            time.sleep(0.2)  # until all have been counted
+            (Path(asked.source) / "a.png").unlink()
+            yield answers(settings, source.paths())
+
+        monkeypatch.setattr("app.bulk.cluster.stream", stream)
+        assert score_files(asked, settings, fakes.new_fake_engine) == Outcome(2, 0, 0)
 
 
 class FakeCluster:

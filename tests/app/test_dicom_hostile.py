@@ -3,10 +3,14 @@ memory, and nothing else."""
 
 import random
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from itertools import product
+from types import FrameType
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -14,7 +18,7 @@ import pytest
 from pydicom import Dataset, uid
 
 from app.errors import InputError, UnreadableImage, UnsupportedImage
-from app.imaging import Limits, decode
+from app.imaging import Limits, decode, dicom_samples
 from tests.app.dicoms import ENCODERS, compressed, dataset, dicom, ramp, write
 
 LIMITS = Limits(max_pixels=2**16)
@@ -228,11 +232,43 @@ def test_a_tile_cannot_be_coded_in_another_way() -> None:
         b"\x02\0\0\0" + struct.pack("<2L", 2**31, 2**32 - 1) + bytes(52),
         b"\x0f\0\0\0" + bytes(60),
         b"\x01\0\0\0" + struct.pack("<L", 64) + bytes(56) + b"\x80" * 5000,
+        b"\x02\0\0\0" + struct.pack("<2L", 64, 66) + bytes(52) + b"\x81\0\x7f" * 99,
     ],
 )
 def test_a_broken_rle_is_unreadable(segments: bytes) -> None:
     with pytest.raises(UnreadableImage, match="RLE"):
         decode(compressed(ramp(12), uid.RLELossless, segments))
+
+
+@pytest.mark.parametrize("run", [b"\x80", b"\0\1", b"\x80\0\1"])
+def test_rle_of_very_short_runs_takes_no_step_of_python_for_each(run: bytes) -> None:
+    runs = 3000
+    header = struct.pack("<3L", 2, 64, 64 + len(run) * runs).ljust(64, b"\0")
+    file = compressed(ramp(12), uid.RLELossless, header + run * runs * 2)
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        lines += event == "line"
+        return count if frame.f_code.co_filename == dicom_samples.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with pytest.raises(UnreadableImage, match=r"4096 bytes in an RLE segment; received \d+"):
+            decode(file)
+    finally:
+        sys.settrace(before)
+    assert 0 < lines < runs / 10
+
+
+def test_what_an_rle_segment_has_beyond_its_samples_is_left() -> None:
+    samples = ramp(8)
+    segment = imagecodecs.packbits_encode(samples.tobytes())
+    header = struct.pack("<2L", 1, 64).ljust(64, b"\0")
+    plain = compressed(samples, uid.RLELossless, header + segment)
+    longer = compressed(samples, uid.RLELossless, header + segment + b"\x81\0" * 9)
+    assert (decode(longer).pixels == decode(plain).pixels).all()
 
 
 @pytest.mark.parametrize("fragments", [b"", ITEM, ITEM + b"\xff\xff\xff\x7f", bytes(64)])

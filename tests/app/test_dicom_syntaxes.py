@@ -1,6 +1,7 @@
 """Every transfer syntax, from encoders that are not the decoders; pixels are compared exactly."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,24 @@ def test_jpeg_2000_with_loss_is_near(syntax: uid.UID, bits: int) -> None:
     )
     found = decode(compressed(samples, syntax, encoded, **window(bits))).pixels
     assert np.abs(found.astype(int) - expected(samples, bits)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (uid.JPEG2000Lossless, ENCODERS["JPEG2000Lossless"]),
+        (uid.JPEG2000, ENCODERS["JPEG2000Lossless"]),
+        (uid.HTJ2K, ENCODERS["HTJ2KLossless"]),
+        (uid.JPEGLSNearLossless, ENCODERS["JPEGLSLossless"]),
+    ],
+    ids=lambda each: each.keyword if isinstance(each, uid.UID) else "",
+)
+def test_a_codestream_of_fewer_bits_than_the_header_says_is_read_with_and_without_loss(
+    syntax: uid.UID, encode: Callable[[NDArray[np.integer]], bytes]
+) -> None:
+    elements = window(8) | {"BitsStored": 12}
+    file = compressed(ramp(12), syntax, encode(ramp(8)), **elements)
+    assert (decode(file).pixels == expected(ramp(8), 8)).all()
 
 
 def test_a_frame_in_several_fragments_is_put_together() -> None:

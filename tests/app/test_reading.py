@@ -1,9 +1,12 @@
 import asyncio
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +53,34 @@ def test_what_is_not_there_stays_to_be_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     missing = [tmp_path / "none.png", tmp_path / "*.dcm", tmp_path / "empty"]
     assert find(*missing) == missing
+
+
+def test_what_cannot_be_looked_at_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    wanted = write(tmp_path, "a.png", "b/c.png")
+    for name in ("bad.png", "b/IM1", "notes.txt"):
+        (tmp_path / name).symlink_to("x" * 300)
+    bad = [tmp_path / "bad.png", tmp_path / "b/IM1"]
+    assert find(tmp_path) == sorted([*wanted, *bad])
+    assert {each.remark for each in asyncio.run(collect(bad))} == {"File name too long."}
+    assert find("x" * 300) == [Path("x" * 300)]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = write(tmp_path, "a.png")
+    write(tmp_path, "closed/b.png")
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr("app.reading.os.scandir", refuse)
+    assert find(tmp_path) == [*wanted, tmp_path / "closed"]
+    (told,) = asyncio.run(collect([tmp_path / "closed"]))
+    assert told.remark == "A folder that cannot be listed: Permission denied."
 
 
 # --- reading

@@ -141,7 +141,7 @@ async def test_what_is_no_answer_of_the_service_is_told_as_such(
 ) -> None:
     service.will(answer)
     with pytest.raises(UnusableAnswer, match=reason):
-        await ask("predict", DATA)
+        await ask("predict", DATA, retries=Retries(times=0))
 
 
 # --- retries
@@ -167,27 +167,39 @@ async def test_without_a_time_the_pauses_grow(ask: Asked, service: Service, slee
 
 
 @pytest.mark.parametrize(
-    "error",
-    [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), httpx.PoolTimeout("full")],
-)
-async def test_what_was_not_sent_is_sent_again(
-    ask: Asked, service: Service, sleeps: Sleeps, error: httpx.HTTPError
-) -> None:
-    service.will(error, prediction())
-    assert (await ask("predict", DATA)).label == "Normal"
-    assert len(sleeps) == 1
-
-
-@pytest.mark.parametrize(
-    "error",
+    "outcome",
     [
-        httpx.ReadTimeout("late"),
+        httpx.Response(502, html="<h1>Bad gateway</h1>"),
+        httpx.Response(504, html="<h1>Gateway time-out</h1>"),
+        httpx.ConnectError("refused"),
+        httpx.ConnectTimeout("late"),
+        httpx.PoolTimeout("full"),
         httpx.ReadError("broken"),
         httpx.WriteError("broken"),
         httpx.RemoteProtocolError("closed"),
     ],
+    ids=lambda each: str(getattr(each, "status_code", type(each).__name__)),
 )
-async def test_what_broke_off_is_not_sent_again(
+async def test_what_a_proxy_or_the_network_lost_is_sent_again_whole(
+    ask: Asked, service: Service, sleeps: Sleeps, outcome: httpx.Response | httpx.HTTPError
+) -> None:
+    service.will(outcome, outcome, prediction())
+    assert (await ask("predict", io.BytesIO(DATA))).label == "Normal"
+    assert len(sleeps) == 2
+    assert [DATA in request.content for request in service.requests] == [True] * 3
+
+
+async def test_what_breaks_off_again_and_again_is_told_at_the_end(
+    ask: Asked, service: Service, sleeps: Sleeps
+) -> None:
+    service.will(*[httpx.ReadError("broken")] * 5)
+    with pytest.raises(Unreachable, match="http://test; received none: broken"):
+        await ask("predict", DATA)
+    assert len(sleeps) == 4
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("late"), httpx.WriteTimeout("late")])
+async def test_what_came_too_late_is_not_sent_again(
     ask: Asked, service: Service, error: httpx.HTTPError
 ) -> None:
     service.will(error, prediction())
