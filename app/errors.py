@@ -43,6 +43,7 @@ CovidXrayError
     └── DeadlinePassed            deadline-passed
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -117,10 +118,20 @@ class FileEndsWorker(InputError):
 
 
 class UnsupportedEncoding(InputError):
-    """The body is compressed in a way that is not read."""
+    """The body is compressed in a way that is not read.
+
+    Args:
+        read: Ways that are; `identity` is none.
+    """
 
     code = "unsupported-encoding"
     title = "The body is compressed in a way that is not read"
+
+    def __init__(
+        self, expected: str, received: str, *, read: Sequence[str] = ("identity",)
+    ) -> None:
+        super().__init__(expected, received)
+        self.read = read
 
 
 class UnsupportedImageType(InputError):

@@ -27,13 +27,8 @@ from app.schemas import Problem
 _UNAUTHORIZED = Unauthorized("an API key of this service", "none")
 _NOT_READY = NotReady("a loaded release", "a service that is starting or stopping")
 
-_ON_UPLOAD: tuple[CovidXrayError, ...] = (
+_ON_ANY_UPLOAD: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
-    MalformedRequest(
-        "multipart/form-data with the field file, or application/dicom", "another content type"
-    ),
-    MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
-    NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
     UploadStalled("a body without pauses of 10 s", "one"),
     PayloadTooLarge("a body of at most 67108864 bytes", "more"),
     UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"),
@@ -48,6 +43,16 @@ _ON_UPLOAD: tuple[CovidXrayError, ...] = (
     _NOT_READY,
     DeadlinePassed("an answer before the request's deadline", "none in time"),
 )
+_ON_UPLOAD: tuple[CovidXrayError, ...] = (
+    *_ON_ANY_UPLOAD,
+    MalformedRequest("a form with the field file and a closing boundary", "a truncated one"),
+    MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
+    NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
+    UnsupportedImageType(
+        "multipart/form-data with the field file, or application/dicom", "another content type"
+    ),
+    UnsupportedEncoding("a body without Content-Encoding", "one with it"),
+)
 _ON_TENSORS: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
     ReleaseNotFound("the model covid19-resnet50", "another"),
@@ -59,7 +64,7 @@ _ON_INFERENCE: tuple[CovidXrayError, ...] = (
     *_ON_TENSORS[1:-1],
     MalformedRequest("one input, image or file", "2"),
     UnsupportedEncoding("a Content-Encoding of gzip, deflate or none", "another"),
-    *(error for error in _ON_UPLOAD if not isinstance(error, MalformedRequest | NotAcceptable)),
+    *_ON_ANY_UPLOAD,
 )
 _STOW = 'multipart/related; type="application/dicom"'
 _ON_STORE: tuple[CovidXrayError, ...] = (
@@ -73,6 +78,7 @@ _ON_STORE: tuple[CovidXrayError, ...] = (
     UploadStalled("a body without pauses of 10 s", "one"),
     PayloadTooLarge("at most 16 instances", "more"),
     UnsupportedImageType(f"{_STOW}, or application/dicom", "another content type"),
+    UnsupportedEncoding("a body without Content-Encoding", "one with it"),
     CovidXrayError("", ""),
     Overloaded("1 free of 65 places", "0", retry_after_s=1),
     OutboxFull(

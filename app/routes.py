@@ -13,10 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from app.bodies import DICOM, MULTIPART
 from app.dicomweb.delivery import Delivery
 from app.dicomweb.outbox import Outbox
 from app.dicomweb.routes import make_router, studies
-from app.errors import CovidXrayError, MalformedRequest, NotReady, Overloaded
+from app.errors import (
+    CovidXrayError,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    UnsupportedEncoding,
+)
 from app.examples import documented
 from app.gate import Gate
 from app.inference_protocol.routes import add_inference_protocol, v2
@@ -36,7 +43,7 @@ from app.schemas import (
 )
 from app.security import HEADERS
 from app.service import InferenceService
-from app.uploads import DICOM, MULTIPART, TIMEOUT, Upload, UploadReader
+from app.uploads import TIMEOUT, Upload, UploadReader
 from app.waiting import unless_disconnected
 
 MARKDOWN = "text/markdown"
@@ -142,7 +149,7 @@ async def predict(
     "/predictions/batch",
     tags=["predictions"],
     openapi_extra=_MANY,
-    responses=problems(400, 408, 413, 500, 503, 504),
+    responses=problems(400, 408, 413, 415, 500, 503, 504),
 )
 async def predict_batch(
     request: Request, service: Service, upload: Batch
@@ -211,12 +218,14 @@ async def show_card(service: Service, version: Version) -> Response:
     return Response(card, media_type=f"{MARKDOWN}; charset=utf-8")
 
 
+@health.head("/live", include_in_schema=False)
 @health.get("/live")
 async def is_alive() -> AliveSchema:
     """Tell that the process answers."""
     return AliveSchema()
 
 
+@health.head("/ready", include_in_schema=False)
 @health.get("/ready", responses=problems(503))
 async def is_ready(request: Request, service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
@@ -244,7 +253,7 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delive
 
     @app.exception_handler(CovidXrayError)
     async def _known(request: Request, error: CovidXrayError) -> JSONResponse:
-        return answer(to_problem(error), _retry_after(error), path=request.scope["path"])
+        return answer(to_problem(error), _headers(error), path=request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
@@ -274,7 +283,10 @@ def _uploads(*routers: APIRouter) -> list[Route]:
     return [each for each in routes if "POST" in (each.methods or ())]
 
 
-def _retry_after(error: CovidXrayError) -> dict[str, str]:
+def _headers(error: CovidXrayError) -> dict[str, str]:
+    """Tell when to try again, or in which coding (RFC 9110, 12.5.3)."""
     if isinstance(error, Overloaded):
         return {"Retry-After": str(retry_after_s(error))}
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": ", ".join(error.read)}
     return {"Retry-After": "1"} if isinstance(error, NotReady) else {}

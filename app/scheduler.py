@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TypeVar
 
 from app.errors import DeadlinePassed, NotReady, Overloaded
@@ -35,17 +36,22 @@ class Place:
     Attributes:
         began: When its job got a thread (`time.monotonic`); infinite before.
         waited_s: Seconds that its job waited for a thread.
-        worked_s: Seconds that its job ran.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, deadline: float, load: _Load) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        deadline: float,
+        load: _Load,
+        measure: Callable[[float], None],
+    ) -> None:
         self._pool = pool
         self._deadline = deadline
         self._load = load
+        self._measure = measure
         self._abandoned = False
         self.began = math.inf
         self.waited_s = 0.0
-        self.worked_s = 0.0
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run a job on a thread; it is dropped where its caller is cancelled while it waits.
@@ -56,15 +62,17 @@ class Place:
         asked = time.monotonic()
         loop = asyncio.get_running_loop()
         in_context = copy_context().run  # so that the thread knows whose work it does
+        jobs = [job]
         self._load.waiting.add(self)
         try:
             async with asyncio.timeout_at(loop.time() + self._deadline - asked):
-                future = self._pool.submit(in_context, self._work, job, asked)
+                future = self._pool.submit(in_context, self._work, jobs, asked)
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise _deadline_passed() from error
         finally:
             self._abandoned = True
+            jobs.clear()  # the pool keeps what was cancelled until a thread comes to it
             self._load.waiting.discard(self)
 
     def check(self) -> None:
@@ -81,17 +89,21 @@ class Place:
         """Whether no other image is worked on at the moment."""
         return len(self._load.working) <= 1
 
-    def _work(self, job: Callable[[], T], asked: float) -> T:
+    def _work(self, jobs: list[Callable[[], T]], asked: float) -> T:
         self.began = time.monotonic()
         self.waited_s = self.began - asked
         self._load.waiting.discard(self)
+        try:
+            job = jobs.pop()
+        except IndexError:
+            raise _deadline_passed() from None
         self.check()
         self._load.working.add(self)
         try:
             return job()
         finally:
             self._load.working.discard(self)
-            self.worked_s = time.monotonic() - self.began
+            self._measure(time.monotonic() - self.began)
 
 
 class Scheduler:
@@ -110,6 +122,7 @@ class Scheduler:
         self._workers = workers
         self._capacity = workers + queue_limit
         self._service_s = service_s
+        self._measuring = Lock()
         self._held = 0
         self._expected: dict[object, float] = {}
         self._load = _Load()
@@ -163,14 +176,12 @@ class Scheduler:
         """
         self._check_open()
         self._check_free(count, self._capacity - self._held)
-        places = [Place(self._pool, deadline, self._load) for _ in range(count)]
+        places = [Place(self._pool, deadline, self._load, self._measure) for _ in range(count)]
         self._hold(count)
         try:
             yield places
         finally:
             self._hold(-count)
-            for place in places:
-                self._measure(place.worked_s)
 
     def check_room(self) -> None:
         """Tell whether another upload may come; else it would be read in vain.
@@ -226,7 +237,8 @@ class Scheduler:
             self._idle.set()
 
     def _measure(self, worked_s: float) -> None:
-        if worked_s:  # nothing ran for an image that was cancelled while it waited
+        """Take in how long a job ran, on its thread: its caller may have left by then."""
+        with self._measuring:
             self._service_s += _WEIGHT * (worked_s - self._service_s)
 
 

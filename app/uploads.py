@@ -1,33 +1,39 @@
 """The files of a request: in memory only, and never more of them than the service can hold."""
 
 import asyncio
-import io
 import re
 import time
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.bodies import (
+    COMPRESSED,
+    DICOM,
+    IDENTITY,
+    MULTIPART,
+    Chunks,
+    content_coding,
+    expand,
+    media_type,
+    read_bare,
+    read_form,
+)
 from app.errors import (
     DeadlinePassed,
     MalformedRequest,
     Overloaded,
     PayloadTooLarge,
-    UnsupportedEncoding,
+    UnsupportedImageType,
     UploadStalled,
 )
 from app.service import InferenceService
 
 T = TypeVar("T")
 
-MULTIPART = "multipart/form-data"
-DICOM = "application/dicom"
 TIMEOUT_HEADER = "X-Request-Timeout"
 SECONDS = r"[0-9]{1,6}(\.[0-9]{1,6})?"
 """What the header holds, as a regular expression."""
@@ -38,15 +44,8 @@ TIMEOUT: dict[str, Any] = {
     "schema": {"type": "string", "pattern": f"^{SECONDS}$", "examples": ["2.5"]},
 }
 """The header in OpenAPI."""
-Chunks = AsyncGenerator[bytes, None]
-"""Of a body, as they arrive."""
 Take = Callable[[Chunks], Awaitable[list[bytes]]]
-_MAX_TEXT_BYTES = 1024
 _MAX_DIGITS = 18
-_IDENTITY = "identity"
-_COMPRESSED = ("gzip", "deflate")
-_GZIP_OR_ZLIB = zlib.MAX_WBITS + 32
-_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class UploadReader:
             bare: The body may be a DICOM file itself instead, by its content type.
 
         Raises:
-            InputError: The form is malformed or too large, or stopped to arrive.
+            InputError: It is no such body, malformed or too large, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
 
@@ -139,34 +138,38 @@ class UploadReader:
             if bare and content_type == DICOM:
                 return [await read_bare(chunks)]
             if content_type == MULTIPART:
-                return await _read_files(request, chunks, field, most)
+                return await read_form(request, chunks, field, most)
             other = f", or {DICOM}" if bare else ""
             wanted = f"{MULTIPART} with the field {field}{other}"
-            raise MalformedRequest(wanted, "another content type")
+            raise UnsupportedImageType(wanted, "another content type")
 
         async with self.read_by(request, take) as upload:
             yield upload
 
     @asynccontextmanager
-    async def read_by(self, request: Request, take: Take) -> AsyncIterator[Upload]:
+    async def read_by(
+        self, request: Request, take: Take, codings: Sequence[str] = ()
+    ) -> AsyncIterator[Upload]:
         """Read the files of a body in any form, and count them until they are no more needed.
 
         Args:
             request: Whose body is read.
             take: Makes files of its chunks; what it raises is raised.
+            codings: Ways in which it may be compressed, that `take` reads.
 
         Raises:
-            InputError: The body is too large, or stopped to arrive.
+            InputError: The body is too large or compressed in another way, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
         service: InferenceService = request.app.state.service
+        content_coding(request, codings)  # another is refused before anything is read
         timeout_s = _timeout_s(request, self.limits.timeout_s)
         deadline = time.monotonic() + timeout_s
         body = _Body(request, self.limits, self.memory, service.scheduler.retry_after_s)
         try:
             with service.scheduler.expect():
                 body.check_announced()
-                async with _deadline(timeout_s):
+                async with _deadline(timeout_s, "the whole upload", "a part of it"):
                     files = await take(body.chunks())
             yield Upload(files, deadline)
         finally:
@@ -183,7 +186,7 @@ class UploadReader:
             InputError: It is too large or cannot be expanded, or stopped to arrive.
             CapacityError: There is no place or no memory for it, or its deadline passed.
         """
-        encoding = request.headers.get("content-encoding", _IDENTITY).strip().lower()
+        coding = content_coding(request, COMPRESSED)
         expanded = 0
 
         async def count(pieces: Chunks) -> Chunks:
@@ -197,16 +200,11 @@ class UploadReader:
                 yield piece
 
         async def take(chunks: Chunks) -> list[bytes]:
-            if encoding == _IDENTITY:
-                return [await read_bare(chunks)]
-            if encoding in _COMPRESSED:
-                return [await read_bare(count(_expand(chunks)))]
-            wanted = f"a Content-Encoding of {', '.join(_COMPRESSED)} or none"
-            raise UnsupportedEncoding(wanted, "another")
+            return [await read_bare(chunks if coding == IDENTITY else count(expand(chunks)))]
 
         service: InferenceService = request.app.state.service
         try:
-            async with self.read_by(request, take) as upload:
+            async with self.read_by(request, take, COMPRESSED) as upload:
                 yield upload
         finally:
             self.memory.hold(-expanded)
@@ -218,6 +216,8 @@ class UploadReader:
         """Parse a body on a thread, and hold the memory for it until it is no more needed.
 
         One at a time: only one thread of Python runs anyway, and the others would hold up all else.
+        A thread cannot be stopped: where nobody waits for it any more, its turn and its memory end
+        with it all the same, and not before.
 
         Args:
             upload: Whose body is parsed.
@@ -234,12 +234,21 @@ class UploadReader:
             raise PayloadTooLarge(wanted, "more")
         self.memory.check_room(cost, retry_after_s)
         self.memory.hold(cost)
+        thread: asyncio.Task[T] | None = None
         try:
-            async with _deadline(upload.deadline - time.monotonic()), self._parsing:
-                parsed = await asyncio.to_thread(parse)
+            async with _deadline(upload.deadline - time.monotonic(), "an answer", "none in time"):
+                await self._parsing.acquire()
+                thread = asyncio.create_task(asyncio.to_thread(parse))
+                thread.add_done_callback(lambda _: self._parsing.release())
+                parsed = await asyncio.shield(thread)
             yield parsed
         finally:
-            self.memory.hold(-cost)
+            if thread is None or thread.done():
+                self.memory.hold(-cost)
+            else:
+                body = sum(map(len, upload.files))  # which it reads, and nobody else counts now
+                self.memory.hold(body)
+                thread.add_done_callback(lambda _: self.memory.hold(-cost - body))
 
 
 def _timeout_s(request: Request, most: float) -> float:
@@ -255,12 +264,12 @@ def _timeout_s(request: Request, most: float) -> float:
 
 
 @asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+async def _deadline(seconds: float, expected: str, received: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise DeadlinePassed("the whole upload before the deadline", "a part of it") from error
+        raise DeadlinePassed(f"{expected} before the request's deadline", received) from error
 
 
 class _Body:
@@ -309,88 +318,3 @@ class _Body:
 
 def _too_large(limits: UploadLimits) -> PayloadTooLarge:
     return PayloadTooLarge(f"a body of at most {limits.max_bytes} bytes", "more")
-
-
-class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, but no part of an upload ever goes to a temporary file."""
-
-    spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
-
-    def close(self) -> None:
-        """Let go of all files, also of one that the form's end cut off."""
-        for file in self._files_to_close_on_error:
-            file.close()
-
-
-def media_type(request: Request) -> str:
-    """Give the media type of a request's body, without parameters; empty where it has none."""
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
-
-
-async def read_bare(chunks: Chunks) -> bytes:
-    """Collect a body that is a file."""
-    collected = io.BytesIO()
-    async for chunk in chunks:
-        collected.write(chunk)
-    return collected.getvalue()
-
-
-async def _expand(chunks: Chunks) -> Chunks:
-    """Expand what gzip or zlib compressed, in pieces: a little may become very much.
-
-    Raises:
-        MalformedRequest: It is not what they make, or not all of it.
-    """
-    wanted = f"a whole body that is compressed by {' or '.join(_COMPRESSED)}"
-    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        async for chunk in chunks:
-            piece = decoder.decompress(chunk, _PIECE_BYTES)
-            yield piece
-            while decoder.unconsumed_tail or len(piece) == _PIECE_BYTES:
-                await asyncio.sleep(0)  # others have their turn
-                piece = decoder.decompress(decoder.unconsumed_tail, _PIECE_BYTES)
-                yield piece
-    except zlib.error as error:
-        raise MalformedRequest(wanted, "another") from error
-    if not decoder.eof or decoder.unused_data:
-        raise MalformedRequest(wanted, "more behind it" if decoder.eof else "a part of one")
-
-
-async def _read_files(request: Request, chunks: Chunks, field: str, most: int) -> list[bytes]:
-    parser = _InMemoryParser(
-        request.headers,
-        chunks,
-        max_files=most,
-        max_fields=most,
-        max_part_size=_MAX_TEXT_BYTES,
-    )
-    what = f"a well-formed form with at most {most} file(s) in the field {field}"
-    try:
-        form = await parser.parse()
-        return [await _take(upload) for upload in _uploads(form, field)]
-    except MultiPartException as error:
-        raise MalformedRequest(what, error.message.rstrip(".")) from error
-    except ValueError as error:  # from a codec that the sender chose for the names
-        raise MalformedRequest(what, "one whose charset cannot be used") from error
-    finally:
-        parser.close()
-
-
-async def _take(upload: UploadFile) -> bytes:
-    """Read a file, and let go at once what it was collected in."""
-    data = await upload.read()
-    await upload.close()
-    return data
-
-
-def _uploads(form: FormData, field: str) -> list[UploadFile]:
-    parts = form.multi_items()
-    named = [part for name, part in parts if name == field]
-    if not named or len(named) < len(parts):
-        received = f"{len(parts)} part(s), {len(named)} of them with that name"
-        raise MalformedRequest(f"a form with the field {field} and no other", received)
-    uploads = [part for part in named if isinstance(part, UploadFile)]
-    if len(uploads) < len(named):
-        raise MalformedRequest(f"a file, with a file name, in the field {field}", "a text")
-    return uploads

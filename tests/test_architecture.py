@@ -11,6 +11,7 @@ APP = ROOT / "app"
 
 WEB = {"fastapi", "fastapi_offline", "starlette"}
 WEB_MODULES = {
+    "bodies",
     "gate",
     "cluster",
     "ingress",
@@ -31,11 +32,12 @@ WEB_MODULES = {
 MAY_IMPORT = {
     "decision": {"errors", "imaging", "release"},
     "release": {"errors"},
+    "versions": {"errors"},
     "imaging": {"errors", "imaging"},
     "processor": {"release"},
     "engines": {"openvino_runtime", "processor", "release", "errors"},
     "openvino_runtime": {"errors"},
-    "registry": {"engines", "release", "errors", "imaging"},
+    "registry": {"engines", "release", "errors", "imaging", "versions"},
     "scheduler": {"errors"},
     "overlay": {"imaging"},
     "service": {
@@ -69,6 +71,7 @@ MAY_IMPORT = {
     },
     "dicomweb": {"dicomweb", "errors", "imaging", "reports", "scheduler", "schemas", "service"},
     "dicomweb/routes": {
+        "bodies",
         "dicomweb",
         "errors",
         "examples",
@@ -102,9 +105,11 @@ MAY_IMPORT = {
     "examples": {"errors", "problem_examples", "schemas"},
     "problem_examples": {"errors", "problems", "schemas"},
     "problems": {"errors", "observability", "schemas"},
-    "uploads": {"errors", "service"},
+    "bodies": {"errors"},
+    "uploads": {"bodies", "errors", "service"},
     "gate": {"errors", "observability", "problems", "schemas", "service"},
     "routes": {
+        "bodies",
         "dicomweb",
         "errors",
         "examples",
@@ -124,7 +129,7 @@ MAY_IMPORT = {
     "ingress": {"errors", "observability", "problems", "security", "settings", "uploads"},
     "api_keys": {"errors"},
     "security": {"api_keys", "errors", "problems", "schemas"},
-    "connections": {"problems", "schemas", "security"},
+    "connections": {"observability", "problems", "schemas", "security"},
     "observability": {"errors", "metrics", "schemas", "service", "tracing"},
 }
 WIRING = {"cluster", "main", "cli", "commands", "server", "opening"}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 
+from app.bodies import DICOM, Chunks, media_type, read_bare
 from app.dicomweb.delivery import Delivery, open_outbox
 from app.dicomweb.instances import Analyst, Outcome
 from app.dicomweb.outbox import Outbox
@@ -18,7 +19,7 @@ from app.negotiation import choose
 from app.observability import note_problem
 from app.problems import problems, to_problem
 from app.service import InferenceService
-from app.uploads import DICOM, TIMEOUT, Chunks, Upload, UploadReader, media_type, read_bare
+from app.uploads import TIMEOUT, Upload, UploadReader
 from app.waiting import unless_disconnected
 
 DICOM_JSON = "application/dicom+json"

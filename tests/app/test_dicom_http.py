@@ -76,7 +76,7 @@ async def test_a_batch_takes_dicom_beside_others_and_tells_the_one_that_is_refus
 
 async def test_a_batch_is_a_form_only(client: httpx.AsyncClient) -> None:
     answer = await client.post(BATCH, content=dicom(), headers=DICOM)
-    check_problem(answer, 400, "malformed-request")
+    check_problem(answer, 415, "unsupported-image-type")
 
 
 @pytest.mark.parametrize(

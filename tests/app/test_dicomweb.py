@@ -166,6 +166,7 @@ async def test_the_examples_of_openapi_are_what_the_service_says(sending: Sendin
             (400, await stow(client)),
             (413, await stow(client, *[XRAY] * 17)),
             (415, await client.post(STUDIES, json={})),
+            (415, await client.post(STUDIES, headers={"content-encoding": "gzip"})),
         ):
             assert answer.json() in examples(STUDIES, status)
         for number in range(999):

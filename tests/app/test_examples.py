@@ -77,10 +77,12 @@ def test_a_document_that_is_asked_for_twice_is_the_same() -> None:
 # --- real problems
 
 BAD_UPLOADS: list[tuple[int, dict[str, Any]]] = [
-    (400, {"json": {}}),
+    (400, {"content": b"", "headers": {"content-type": "multipart/form-data; boundary=a"}}),
     (400, {"files": {"file": gray_png()}, "headers": {"x-request-timeout": "soon"}}),
     (413, {"content": b"", "headers": {"content-length": "99999999"}}),
     (415, {"files": {"file": b"%PDF-1.7"}}),
+    (415, {"json": {}}),
+    (415, {"files": {"file": gray_png()}, "headers": {"content-encoding": "gzip"}}),
     (422, {"files": {"file": gray_png()[:-40]}}),
     (422, {"files": {"file": gray_png(height=32, width=32)}}),
 ]

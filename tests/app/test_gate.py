@@ -14,9 +14,9 @@ from starlette.types import Message
 
 from app import gate
 from app.api_keys import key_line
+from app.bodies import DICOM
 from app.gate import Pace
 from app.server import spare_collector
-from app.uploads import DICOM
 from tests import fakes
 from tests.app.calls import BATCH, HEATMAPS, PREDICTIONS, check_problem
 from tests.fakes import gray_png
@@ -116,7 +116,7 @@ async def test_while_an_upload_arrives_its_place_is_promised_to_nobody_else(
         for task in arriving:
             task.cancel()
         await asyncio.wait(arriving)
-        check_problem(await Exchange().through(app), 400, "malformed-request")
+        check_problem(await Exchange().through(app), 415, "unsupported-image-type")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from app.api_keys import key_line, new_key
 from app.engines import Predictions
 from tests import fakes
-from tests.app.calls import PREDICTIONS, Leaver, Open, check_problem
+from tests.app.calls import PREDICTIONS, Body, Leaver, Open, check_problem
 from tests.app.dicoms import dicom
 from tests.fakes import NAME, FakeEngine, gray_png
 
@@ -153,9 +153,19 @@ async def test_a_compressed_body_is_expanded_as_far_as_one_may_be(
     check_error(refused, 413, "payload-too-large")
 
 
-async def test_another_compression_is_refused(client: httpx.AsyncClient) -> None:
-    response = await client.post(INFER, content=b"{}", headers={"content-encoding": "br"})
+async def test_what_follows_a_compressed_body_is_not_read(client: httpx.AsyncClient) -> None:
+    body = Body(gzip.compress(b"{}") + bytes(1_000_000), 1000)
+    headers = {"content-encoding": "gzip"}
+    response = await client.post(INFER, content=aiter(body), headers=headers)
+    assert "more behind it" in check_error(response, 400, "malformed-request")
+    assert body.sent <= 2000
+
+
+@pytest.mark.parametrize("coding", ["br", "gzip, gzip"])
+async def test_another_compression_is_refused(client: httpx.AsyncClient, coding: str) -> None:
+    response = await client.post(INFER, content=b"{}", headers={"content-encoding": coding})
     check_error(response, 415, "unsupported-encoding")
+    assert response.headers["accept-encoding"] == "gzip, deflate"
 
 
 async def test_json_of_more_values_than_there_is_memory_for_is_not_parsed(opened: Open) -> None:

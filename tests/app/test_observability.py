@@ -106,7 +106,7 @@ async def test_a_batch_is_counted_by_its_files_and_each_problem_in_it(
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ({}, "malformed-request"),
+        ({"files": {"image": b"text"}}, "malformed-request"),
         ({"files": {"file": b"text"}}, "unsupported-image-type"),
         ({"files": {"file": bytes(3_000_000)}}, "payload-too-large"),
     ],

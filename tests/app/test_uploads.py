@@ -1,12 +1,15 @@
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from threading import Event
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.errors import DeadlinePassed
+from app.uploads import Upload, UploadLimits, UploadReader
 from tests import fakes
 from tests.app.calls import BATCH, PREDICTIONS, Body, Open, check_problem, multipart
 from tests.fakes import FakeEngine, gray_png
@@ -67,7 +70,7 @@ async def test_an_upload_that_does_not_arrive_in_time_is_ended(opened: Open) -> 
 
     async with opened(request_timeout_s=0.05) as client:
         response = await client.post(PREDICTIONS, content=slow(), headers=headers)
-    check_problem(response, 504, "deadline-passed")
+    assert check_problem(response, 504, "deadline-passed")["received"] == "a part of it"
 
 
 async def test_a_request_may_have_a_deadline_of_its_own(
@@ -175,53 +178,63 @@ async def test_the_memory_of_every_upload_is_given_back(
     assert app.state.uploads.memory.held == 0
 
 
-# --- forms that are made to cost more than they should
-
-PART = b'--a\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nx\r\n'
+# --- bodies that are parsed on a thread
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        PART * 5000,
-        PART.replace(b'; filename="f"', b"") * 5000,
-        PART.replace(b"\r\n\r\n", b"\r\n" + b"A: b\r\n" * 5000 + b"\r\n"),
-        PART.replace(b'filename="f"', b'filename="' + b"f" * 500_000 + b'"'),
-        b"--a\r\n" + b"A" * 500_000,
-        b"\r\n" * 250_000 + PART,
-        PART[:-3] + b"\r\n--" * 250_000,
-    ],
-    ids=["files", "texts", "headers", "file name", "header", "preamble", "almost boundaries"],
-)
-async def test_a_form_of_very_many_parts_is_malformed(
-    client: httpx.AsyncClient, content: bytes
+class Parse:
+    """Parses bodies of 10 bytes on a thread, as long as it is not let go."""
+
+    def __init__(self) -> None:
+        limits = UploadLimits(max_bytes=100, max_batch=1, timeout_s=9, idle_s=9, memory_bytes=100)
+        self.reader = UploadReader(limits)
+        self.started = Event()
+        self.let_go = Event()
+
+    async def run(self, seconds: float, cost: int) -> None:
+        upload = Upload([bytes(10)], time.monotonic() + seconds)
+        async with self.reader.parse(upload, cost, self._wait, retry_after_s=1):
+            assert self.let_go.is_set()
+
+    def _wait(self) -> None:
+        self.started.set()
+        self.let_go.wait(30)
+
+
+async def leave_by_deadline(parse: Parse) -> None:
+    with pytest.raises(DeadlinePassed, match=r"an answer before .*; received none in time"):
+        await parse.run(0.05, cost=50)
+
+
+async def leave_by_cancellation(parse: Parse) -> None:
+    running = asyncio.create_task(parse.run(30, cost=50))
+    await asyncio.to_thread(parse.started.wait, 30)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+@pytest.mark.parametrize("leave", [leave_by_deadline, leave_by_cancellation])
+async def test_a_thread_that_nobody_waits_for_keeps_its_turn_and_its_memory_until_it_ends(
+    leave: Callable[[Parse], Awaitable[None]],
 ) -> None:
-    headers = {"content-type": "multipart/form-data; boundary=a"}
-    body = Body(content)
-    response = await client.post(PREDICTIONS, content=aiter(body), headers=headers)
-    check_problem(response, 400, "malformed-request")
+    parse = Parse()
+    await leave(parse)
+    await asyncio.to_thread(parse.started.wait, 30)
+    assert parse.reader.memory.held == 50 + 10  # and the body, which the thread reads
+    parse.started.clear()
+    following = asyncio.create_task(parse.run(30, cost=20))
+    await asyncio.sleep(0.05)
+    assert not parse.started.is_set()
+    parse.let_go.set()
+    await following
+    assert parse.reader.memory.held == 0
 
 
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        "multipart/form-data; boundary=a; charset=undefined",
-        "multipart/form-data; boundary=a; charset=punycode",
-        "multipart/form-data; boundary=a; charset=hex",
-        "multipart/form-data; boundary=a; charset=" + "a" * 5000,
-        "multipart/form-data; boundary=" + "a" * 5000,
-        "multipart/form-data; boundary=",
-        "multipart/form-data; boundary",
-        "multipart/form-data;;;=;" * 500,
-        "multipart/mixed; boundary=a",
-        "image/png",
-        "",
-    ],
-)
-async def test_no_content_type_makes_the_service_fail(
-    client: httpx.AsyncClient, content_type: str
-) -> None:
-    content = PART.replace(b'"f"', b'"\xff\xfe-"') + b"--a--\r\n"
-    headers: dict[str, Any] = {"content-type": content_type}
-    response = await client.post(PREDICTIONS, content=content, headers=headers)
-    assert response.status_code in {400, 415}, response.text
+async def test_who_leaves_while_another_body_is_parsed_gives_the_memory_back_at_once() -> None:
+    parse = Parse()
+    first = asyncio.create_task(parse.run(30, cost=50))
+    await asyncio.to_thread(parse.started.wait, 30)
+    await leave_by_deadline(parse)
+    assert parse.reader.memory.held == 50
+    parse.let_go.set()
+    await first
+    assert parse.reader.memory.held == 0
