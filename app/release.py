@@ -90,7 +90,7 @@ class Acceptance(_Model):
 
 
 class Estimate(_Model):
-    """A measured value with its 95% bootstrap interval."""
+    """A measured value with its 95% interval."""
 
     value: float
     low: float

@@ -167,7 +167,10 @@ class PredictionSchema(_Schema):
         examples=["COVID-19"],
     )
     probabilities: dict[str, float] = Field(
-        description="By label; they add up to 1.", examples=[{"COVID-19": 0.91, "Normal": 0.09}]
+        description="By label; they add up to 1. Calibrated for the share of COVID-19 among the "
+        "images that the release was validated on: where COVID-19 is rarer, fewer of those with a "
+        "given probability have it.",
+        examples=[{"COVID-19": 0.91, "Normal": 0.09}],
     )
     decision_threshold: float = Field(
         description="From which probability upwards COVID-19 is said.", examples=[0.5]

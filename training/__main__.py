@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import CovidXrayError
+from app.release import Precision
 from training import stages
 from training.config import load_config
 from training.crossval import cross_validate, table
@@ -111,10 +112,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- options of a command
         Path | None,
         typer.Option(help="With --release: the report's folder; runs/on-<data> by default."),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="With --release: also compare the answers in it with those in f32."),
+    ] = None,
 ) -> None:
     """Measure a run's SavedModel on its splits; with --release, a release on any other folder."""
     if release:
-        file = report(release, data, out or Path("runs") / f"on-{data.resolve().name}")
+        place = out or Path("runs") / f"on-{data.resolve().name}"
+        file = report(release, data, place, precision)
         typer.echo(f"The report is {file}")
     elif config:
         stages.evaluate(_open(data, config, work, backbone))

@@ -205,7 +205,15 @@ def _refused(measured: Measured, threshold: float) -> tuple[Share, ...]:
 
 
 def _accepted(strange: Foreign, accepted: NDArray[np.bool_]) -> tuple[Share, ...]:
-    return _shares(strange.kinds, accepted)
+    """Tell of the kinds that are views of pictures also of how many, and of which origin."""
+    return tuple(
+        share.model_copy(
+            update=dict(zip(("pictures", "related"), strange.pictures[share.name], strict=True))
+        )
+        if share.name in strange.pictures
+        else share
+        for share in _shares(strange.kinds, accepted)
+    )
 
 
 def _shares(names: Sequence[str], hit: NDArray[np.bool_]) -> tuple[Share, ...]:

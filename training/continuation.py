@@ -2,8 +2,11 @@
 
 The recipe may have no other stages: then what the program does after training is done anew.
 
-A release holds its kernels as float16, and no optimizer state; every stage begins with a new
-optimizer anyway. So the longer run is the one from random weights, but for that rounding.
+Every stage begins with a new optimizer, so none has to be kept. But a release holds other weights
+than the run that made it ended with: kernels into which batch normalisation is folded, rounded to
+bfloat16 (`training.folding`; releases 1 to 3 have theirs unfolded, as float16). So the longer run
+begins with what the release computes, and is not the run from random weights: on a folded kernel
+steps of the optimizer and weight decay weigh otherwise.
 """
 
 import json

@@ -6,7 +6,8 @@ validation, for curves, scaling and threshold; the network is fitted on the rest
 the recipe's seed, so that only the images differ.
 
 A fold is measured by Keras in float32, at the size of the recipe's last stage: a release's
-arithmetic but for the float16 kernels, without an export a fold (a test compares the two).
+arithmetic but for folding and the rounding of kernels, without an export a fold (a test compares it
+with a graph whose kernels are rounded to float16).
 
 The folds' standard deviation is a spread, not a standard error: any two fits share training images,
 and no unbiased estimate of the mean's variance exists (Bengio & Grandvalet, JMLR 2004).
@@ -104,7 +105,7 @@ def cross_validate(run: Run, folds: int, out: Path) -> Report:
     Raises:
         DatasetInvalid: A label has fewer groups than there are folds.
     """
-    run.scan()
+    run.scan(folds)
     done = tuple(_fold(run, number, folds) for number in range(1, folds + 1))
     values = {name: [fold.metrics[name] for fold in done] for name in METRICS}
     report = Report(
@@ -117,7 +118,7 @@ def cross_validate(run: Run, folds: int, out: Path) -> Report:
         standard_deviation={name: float(np.std(v, ddof=1)) for name, v in values.items()},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    records = run.records()
+    records = run.images()
     write_whole(out.with_suffix(".csv"), lambda path: _write_predictions(path, records, done))
     text = report.model_dump_json(indent=2, exclude={"folds": {"__all__": {"probabilities"}}})
     write_whole(out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -139,7 +140,7 @@ def _fold(run: Run, number: int, folds: int) -> Fold:
         return Fold.model_validate_json((folder / FOLD).read_text(encoding="utf-8"))
     log.info("fold %d of %d", number, folds)
     rules = run.config.data.model_copy(update={"folds": folds})
-    records = dataset.split(run.records(), rules, run.config.seed, number - 1)
+    records = dataset.split(run.images(), rules, run.config.seed, number - 1)
     keras.backend.clear_session()  # the fold before leaves its network
     train, validation = (_examples(run, records, split) for split in ("train", "validation"))
     fit(folder, run.config, train, validation)

@@ -8,8 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,10 @@ from app.errors import InputError
 from app.imaging import Pixels, decode
 from training.config import Data
 from training.errors import DatasetInvalid
+from training.listing import INDEX, Candidate, candidates, canonical, refusal
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 = 256 bits
-INDEX = "index.csv"
 SPLITS = ("train", "validation", "test", "held-out")
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file that may be used."""
-
-    file: str
-    label: str
-    cohort: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +41,10 @@ class Record:
         cohort: Where it comes from; empty where not known.
         sha256: Of the model's input, so that the same picture in two file types is the same.
         dhash: 256-bit difference hash, hexadecimal.
-        group: Number of its group of near-duplicates.
+        group: Number of its group of near-duplicates, and of the same patients' images.
         split: `train`, `validation`, `test`, or `held-out` for what is evaluated on its own.
+        patients: Whose X-ray it is, where known; several where copies of it say so. For the groups
+            alone: never written.
     """
 
     file: str
@@ -62,6 +54,7 @@ class Record:
     dhash: str
     group: int = -1
     split: str = ""
+    patients: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +85,7 @@ def scan(data: Path, rules: Data) -> Scan:
 
     Args:
         data: Folders named by label (with folders named by cohort in them, or not), or a folder
-            with an `index.csv` of `file,label,cohort`.
+            with an `index.csv` of `file,label` and, where known, `cohort,patient`.
         rules: Labels and their other names.
 
     Raises:
@@ -100,16 +93,15 @@ def scan(data: Path, rules: Data) -> Scan:
     """
     rejected: list[Rejected] = []
     usable = []
-    for found in _candidates(data):
-        label = _canonical(found.label, rules)
-        if label is None:
-            rejected.append(
-                Rejected(found.file, f"label {found.label!r} is not one of the recipe's")
-            )
+    for found in candidates(data):
+        reason = refusal(found, rules)
+        label = canonical(found.label, rules)
+        if reason or label is None:
+            rejected.append(Rejected(found.file, reason))
         else:
             usable.append(replace(found, label=label))
     records, images = [], []
-    for found, outcome in zip(usable, _read_all(data, usable), strict=True):
+    for found, outcome in zip(usable, _read_all(usable), strict=True):
         if isinstance(outcome, str):
             rejected.append(Rejected(found.file, outcome))
         else:
@@ -117,29 +109,34 @@ def scan(data: Path, rules: Data) -> Scan:
             images.append(outcome)
     records, images = _without_copies(records, images, rejected)
     if not records:
+        names = ", ".join(rules.labels)
         raise DatasetInvalid(
-            f"X-rays of {', '.join(rules.labels)} in {data}", "none that is usable"
+            f"X-rays of {names} in {data}, in folders with these names or named by its {INDEX}",
+            f"none that is usable{commonest(rejected)}",
         )
     return Scan(records, np.stack(images), rejected)
 
 
-def labels_in(data: Path) -> set[str]:
-    """Name the labels that a data folder uses, known or not.
-
-    Raises:
-        DatasetInvalid: There is no such folder, or its index lacks a column.
-    """
-    return {found.label.strip() for found in _candidates(data)} - {""}
+def commonest(rejected: Sequence[Rejected], most: int = 3) -> str:
+    """Tell the commonest reasons why files are not used, each with its number of files."""
+    reasons = Counter(file.reason for file in rejected).most_common(most)
+    return "".join(f"; {count} x {reason}" for reason, count in reasons)
 
 
 def group(records: Sequence[Record], bits: int) -> list[Record]:
-    """Number the groups of near-duplicates: chains of images within `bits` of each other's hash."""
+    """Number the groups: chains of near-duplicates and of images of the same patient.
+
+    Near-duplicates are within `bits` of each other's hash. A patient is one in all cohorts and
+    under all labels.
+    """
     hashes = np.array([_words(record.dhash) for record in records])  # [n, 4] uint64
     pairs = [
-        (first, second)
+        (first, int(second))
         for first in range(len(hashes))
         for second in first + 1 + np.flatnonzero(_distances(hashes, first) <= bits)
     ]
+    first_of: dict[str, int] = {}
+    pairs += [(first_of.setdefault(p, i), i) for i, r in enumerate(records) for p in r.patients]
     rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(hashes), len(hashes)))
     numbers = connected_components(graph, directed=False)[1]
@@ -149,6 +146,7 @@ def group(records: Sequence[Record], bits: int) -> list[Record]:
 def split(records: Sequence[Record], rules: Data, seed: int, fold: int = 0) -> list[Record]:
     """Give every record its split: stratified by label and cohort, no group in two splits.
 
+    A cohort with fewer groups of a label than there are folds counts to the label's largest one.
     A held-out record whose group also holds a record to learn from is still held out: it is never
     trained on.
 
@@ -159,18 +157,21 @@ def split(records: Sequence[Record], rules: Data, seed: int, fold: int = 0) -> l
         fold: From 0: the one that is the test split; the next is validation.
 
     Raises:
-        DatasetInvalid: A label has fewer groups than the recipe has folds.
+        DatasetInvalid: A label has fewer groups than the recipe has folds, or so few without the
+            other label in them that a split would have none of it.
     """
     pool = _drawn(records, rules, seed)
-    _check_pool([records[i] for i in pool], rules)
-    strata = [f"{records[i].label}/{records[i].cohort}" for i in pool]
-    groups = [records[i].group for i in pool]
+    learned = [records[i] for i in pool]
+    _check_pool(learned, rules)
+    strata, groups = _strata(learned, rules.folds), [record.group for record in learned]
     folds = StratifiedGroupKFold(rules.folds, shuffle=True, random_state=seed)
     parts = [part for _, part in folds.split(pool, strata, groups)]
     names = dict.fromkeys(range(len(records)), "held-out") | dict.fromkeys(pool, "train")
     for name, part in (("test", parts[fold]), ("validation", parts[(fold + 1) % len(parts)])):
         names.update({pool[int(i)]: name for i in part})
-    return [replace(record, split=names[i]) for i, record in enumerate(records)]
+    made = [replace(record, split=names[i]) for i, record in enumerate(records)]
+    _check_splits(made, rules)
+    return made
 
 
 def fingerprint(records: Iterable[Record]) -> str:
@@ -188,9 +189,10 @@ def counts(records: Iterable[Record]) -> dict[str, dict[str, int]]:
 
 
 def write_csv(path: Path, rows: Sequence[Record] | Sequence[Rejected], kind: type) -> None:
-    """Write records or rejected files, a row each."""
+    """Write records or rejected files, a row each, without the patients."""
+    names = [column.name for column in fields(kind) if column.name != "patients"]
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(kind)])
+        writer = csv.DictWriter(stream, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
@@ -202,49 +204,14 @@ def read_records(path: Path) -> list[Record]:
     return [Record(**{**row, "group": int(row["group"])}) for row in rows]
 
 
-def _candidates(data: Path) -> Iterator[Candidate]:
-    if (data / INDEX).is_file():
-        yield from _indexed(data / INDEX)
-    elif data.is_dir():
-        yield from _by_folder(data)
-    else:
-        raise DatasetInvalid(f"a folder of X-rays at {data}", "no such folder")
-
-
-def _indexed(index: Path) -> Iterator[Candidate]:
-    with index.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or ()
-        if not {"file", "label"} <= set(columns):
-            raise DatasetInvalid(
-                f"columns file,label,cohort in {index}", ",".join(columns) or "none"
-            )
-        for row in reader:
-            yield Candidate(row["file"] or "", row["label"] or "", row.get("cohort") or "")
-
-
-def _by_folder(data: Path) -> Iterator[Candidate]:
-    for file in sorted(data.rglob("*")):
-        if file.is_file():
-            name = file.relative_to(data)
-            label = name.parts[0] if len(name.parts) > 1 else ""
-            yield Candidate(name.as_posix(), label, "/".join(name.parts[1:-1]))
-
-
-def _canonical(label: str, rules: Data) -> str | None:
-    known = {name.casefold(): name for name in (*rules.labels, *rules.other_labels)}
-    known |= {other.casefold(): name for other, name in rules.aliases.items()}
-    return known.get(label.strip().casefold())
-
-
-def _read_all(data: Path, files: Sequence[Candidate]) -> Iterator[Pixels | str]:
+def _read_all(files: Sequence[Candidate]) -> Iterator[Pixels | str]:
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        yield from track(pool.map(partial(_read, data), files), "Reading X-rays", total=len(files))
+        yield from track(pool.map(_read, files), "Reading X-rays", total=len(files))
 
 
-def _read(data: Path, found: Candidate) -> Pixels | str:
+def _read(found: Candidate) -> Pixels | str:
     try:
-        return decode((data / found.file).read_bytes(), reduced=True).to_model_input()
+        return decode(found.path.read_bytes(), reduced=True).to_model_input()
     except InputError as error:
         return str(error)
     except OSError as error:
@@ -254,7 +221,10 @@ def _read(data: Path, found: Candidate) -> Pixels | str:
 def _record(found: Candidate, pixels: Pixels) -> Record:
     picture = Image.fromarray(pixels[..., 0])
     return Record(
-        **asdict(found),
+        file=found.file,
+        label=found.label,
+        cohort=found.cohort,
+        patients=frozenset({found.patient} - {""}),
         sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
         dhash=str(imagehash.dhash(picture, HASH_SIDE)),
     )
@@ -263,12 +233,17 @@ def _record(found: Candidate, pixels: Pixels) -> Record:
 def _without_copies(
     records: list[Record], images: list[Pixels], rejected: list[Rejected]
 ) -> tuple[list[Record], list[Pixels]]:
-    """Keep the first of the same pixels; where their labels differ, none is right: keep none."""
+    """Keep the first of the same pixels, for the patients of all of them.
+
+    Where their labels differ, none is right: keep none.
+    """
     first: dict[str, Record] = {}
     labels: defaultdict[str, set[str]] = defaultdict(set)
+    patients: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
         first.setdefault(record.sha256, record)
         labels[record.sha256].add(record.label)
+        patients[record.sha256] |= record.patients
     kept = []
     for place, record in enumerate(records):
         original = first[record.sha256]
@@ -279,7 +254,8 @@ def _without_copies(
             kept.append(place)
         else:
             rejected.append(Rejected(record.file, f"a copy of {original.file}"))
-    return [records[i] for i in kept], [images[i] for i in kept]
+    whole = [replace(records[i], patients=frozenset(patients[records[i].sha256])) for i in kept]
+    return whole, [images[i] for i in kept]
 
 
 def _words(dhash: str) -> NDArray[np.uint64]:
@@ -328,3 +304,28 @@ def _check_pool(pool: Sequence[Record], rules: Data) -> None:
             raise DatasetInvalid(
                 f"at least {rules.folds} different X-rays of {label} to split", str(groups)
             )
+
+
+def _check_splits(records: Sequence[Record], rules: Data) -> None:
+    found = {(record.split, record.label) for record in records}
+    for name in ("train", "validation", "test"):
+        for label in rules.labels:
+            if (name, label) not in found:
+                raise DatasetInvalid(
+                    f"X-rays of {label} in the {name} split (try fewer folds or another seed)",
+                    "none, since groups hold both labels",
+                )
+
+
+def _strata(pool: Sequence[Record], folds: int) -> list[str]:
+    groups: defaultdict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for record in pool:
+        groups[record.label][record.cohort].add(record.group)
+    largest = {
+        label: max(cohorts, key=lambda cohort: len(cohorts[cohort]))
+        for label, cohorts in groups.items()
+    }
+    cohorts = [
+        r.cohort if len(groups[r.label][r.cohort]) >= folds else largest[r.label] for r in pool
+    ]
+    return [f"{r.label}/{cohort}" for r, cohort in zip(pool, cohorts, strict=True)]

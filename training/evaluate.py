@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from app.engines import Engine
 from app.imaging import Pixels
@@ -65,6 +64,11 @@ class Measured:
     acceptance: Scores
     heatmaps: NDArray[np.float32]
 
+    @property
+    def both_labels(self) -> bool:
+        """Whether there are images of the positive label, and others."""
+        return bool(self.positive.any() and not self.positive.all())
+
     def where(self, **values: str) -> "Measured":
         """Give the part whose records have these values, such as `split="test"`."""
         keep = np.array(
@@ -119,7 +123,7 @@ def all_scores(engine: Engine, pixels: Pixels, batch: int = 32) -> Scores:
 
 
 def cohorts(measured: Measured, rules: Rules, seed: int) -> tuple[Cohort, ...]:
-    """Measure each split whole, then each of its parts by cohort and label."""
+    """Measure each split whole, then each cohort of both labels, then each cohort and label."""
     return tuple(
         Cohort(
             name=name,
@@ -132,14 +136,14 @@ def cohorts(measured: Measured, rules: Rules, seed: int) -> tuple[Cohort, ...]:
 
 
 def estimates(measured: Measured, rules: Rules, seed: int) -> dict[str, Estimate]:
-    """Measure a set of images, each value with its 95% bootstrap interval.
+    """Measure a set of images, each value with its 95% interval.
 
     Where all images are of one label, the share that is called positive stands for the measures
     that take two; where they are of neither, nothing can be covered by a prediction set.
     """
     positive = measured.positive
     chosen = metrics.of_one_label(rules.decision.threshold)
-    if positive.any() and not positive.all():
+    if measured.both_labels:
         chosen = metrics.of_two_labels(rules.decision.threshold)
     if {record.label for record in measured.records} <= set(rules.labels):
         chosen |= metrics.of_prediction_sets(rules.prediction_sets)
@@ -159,16 +163,19 @@ def agreement(
 
     Returns:
         Whether |ΔAUC| ≤ 0.001, the decision is the same on at least 99.8% of the images, and |Δp|
-        is at most 0.02 at its 99th percentile; these three numbers, the share of the images with
-        the same acceptance, and the median and 5th percentile of the heatmaps' correlation.
+        is at most 0.02 at its 99th percentile; these three numbers (of images of one label, without
+        the first), the share of the images with the same acceptance, and the median and 5th
+        percentile of the heatmaps' correlation.
     """
-    auc = roc_auc_score(reference.positive, reference.scores)
     difference = np.abs(reference.scores - other.scores)
     same = (reference.scores >= threshold) == (other.scores >= threshold)
     accepted = [each.acceptance >= least_acceptance for each in (reference, other)]
     correlations = _correlations(reference.heatmaps, other.heatmaps)
-    numbers = {
-        "auc_difference": abs(float(roc_auc_score(other.positive, other.scores) - auc)),
+    numbers: dict[str, float] = {}
+    if reference.both_labels:
+        first, second = (metrics.auc(each.scores, each.positive) for each in (reference, other))
+        numbers["auc_difference"] = abs(second - first)
+    numbers |= {
         "same_decision": float(same.mean()),
         "probability_difference_p99": float(np.percentile(difference, 99)),
         "same_acceptance": float((accepted[0] == accepted[1]).mean()),
@@ -176,7 +183,7 @@ def agreement(
         "heatmap_correlation_p5": float(np.percentile(correlations, 5)),
     }
     passed = (
-        numbers["auc_difference"] <= MOST_AUC_DIFFERENCE
+        numbers.get("auc_difference", 0.0) <= MOST_AUC_DIFFERENCE
         and numbers["same_decision"] >= LEAST_SAME_DECISION
         and numbers["probability_difference_p99"] <= MOST_PROBABILITY_DIFFERENCE
     )
@@ -238,8 +245,12 @@ def _parts(measured: Measured, labels: tuple[str, str]) -> Iterator[tuple[str, s
         whole = measured.where(split=split)
         kinds = sorted({(record.cohort, record.label) for record in whole.records})
         two = whole.of(labels)
-        if two.positive.any() and not two.positive.all():
+        if two.both_labels:
             yield "all", split, two
+        names = sorted({record.cohort for record in two.records})
+        for name in names if len(names) > 1 else ():  # the only one is the whole
+            if (part := two.where(cohort=name)).both_labels:
+                yield name or "unnamed", split, part
         for kind in kinds:
             part = whole.where(cohort=kind[0], label=kind[1])
             yield f"{kind[0] or 'unnamed'} / {kind[1]}", split, part

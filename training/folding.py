@@ -4,6 +4,9 @@ Engines multiply batch normalisation into the kernels before it, and then round 
 digits, each engine and precision for itself. Here both are done once, before anything is measured
 or calibrated: the kernels are the same numbers in every precision, and what is left to differ is
 the rounding of the layers' outputs.
+
+It is done at the export, and the fit's own weights stay as they are. Who goes on from a release
+(`training.continuation`) begins with the folded ones.
 """
 
 import keras

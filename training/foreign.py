@@ -6,6 +6,7 @@ Three sources: pictures of other things, drawings, and X-rays that are turned, i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 from numpy.random import Generator
@@ -16,7 +17,8 @@ from training.drawings import DRAWINGS
 from training.pictures import Picture, pictures
 
 MEASURED_SHARE = 3
-"""Every third picture of a kind is kept from training and measured on."""
+"""Every third picture of a kind is kept from training and measured on; the threshold is chosen on
+views of the others. Of a clip or a volume some pictures are kept and others are not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,10 +28,13 @@ class Foreign:
     Attributes:
         pixels: uint8 `[n, 224, 224, 1]`.
         kinds: What each is, `n` names.
+        pictures: Kind → of how many pictures its images are views, and how many of these are of an
+            origin that training has pictures of, too; only of kinds that are views of pictures.
     """
 
     pixels: Pixels
     kinds: tuple[str, ...]
+    pictures: dict[str, tuple[int, int]]
 
 
 def foreign(
@@ -49,16 +54,24 @@ def foreign(
     """
     rng = np.random.default_rng([seed, int(measured)])
     made: list[tuple[str, Pixels]] = []
-    shown = _by_kind(pictures(), measured=measured)
+    shown, others = (_by_kind(pictures(), measured=m) for m in (measured, not measured))
     each = max(2, count // (len(shown) + len(DRAWINGS) + spoiled_weight * len(SPOILED)))
     for kind, found in shown.items():
-        made += [(kind, view(found[i % len(found)], rng)) for i in range(each)]
+        made += [(kind, view(found[i % len(found)].pixels, rng)) for i in range(each)]
     for kind, draw in DRAWINGS.items():
         made += [(kind, to_model_input(draw[i % len(draw)](rng))) for i in range(each)]
     for kind, spoil in SPOILED.items():
         made += [(kind, spoil(xrays, rng)) for _ in range(spoiled_weight * each)]
     made.sort(key=lambda one: one[0])
-    return Foreign(np.stack([pixels for _, pixels in made]), tuple(kind for kind, _ in made))
+    divided = {picture.origin for found in others.values() for picture in found}
+    return Foreign(
+        np.stack([pixels for _, pixels in made]),
+        tuple(kind for kind, _ in made),
+        {
+            kind: (len(found[:each]), sum(one.origin in divided for one in found[:each]))
+            for kind, found in shown.items()
+        },
+    )
 
 
 def view(picture: Pixels, rng: Generator) -> Pixels:
@@ -151,11 +164,12 @@ SPOILED: dict[str, Callable[[Pixels, Generator], Pixels]] = {
 """Kind → what makes it of X-rays."""
 
 
-def _by_kind(found: Sequence[Picture], *, measured: bool) -> dict[str, list[Pixels]]:
+def _by_kind(found: Sequence[Picture], *, measured: bool) -> dict[str, list[Picture]]:
     """Give those of a kind that are measured on, or those that are learned from."""
-    chosen: dict[str, list[Pixels]] = {}
-    for kind, group in groupby(sorted(found, key=lambda one: one[0]), key=lambda one: one[0]):
-        members = [pixels for _, pixels in group]
+    chosen: dict[str, list[Picture]] = {}
+    kind_of = attrgetter("kind")
+    for kind, group in groupby(sorted(found, key=kind_of), key=kind_of):
+        members = list(group)
         kept = [i % MEASURED_SHARE == MEASURED_SHARE - 1 for i in range(len(members))]
         chosen[kind] = [p for p, k in zip(members, kept, strict=True) if k is measured]
     return {kind: members for kind, members in chosen.items() if members}

@@ -15,7 +15,7 @@ HEAD_UNITS = (1024, 1024, 1024, 512)
 
 
 class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # no types
-    """Keras' layer over the channels, computed by TensorFlow's one operation for it.
+    """Keras' layer over the channels, computed by TensorFlow's one operation where it learns.
 
     Keras 3 composes it of many, in float32 whatever the policy; on a processor they take a good
     part of a training step. The name is Keras', since a weights file names layers by their class.
@@ -37,19 +37,20 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
         """Normalise `[n, h, w, c]` by the batch's statistics or, where frozen, by the stored."""
         if mask is not None:
             raise ValueError("Expected no mask; received one")
-        learns = bool(training and self.trainable)
+        if not (training and self.trainable):
+            # On a GPU the one operation has no deterministic gradient for stored statistics.
+            return super().call(inputs, training=False)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
             offset=self.beta,
-            mean=[] if learns else self.moving_mean,
-            variance=[] if learns else self.moving_variance,
+            mean=[],
+            variance=[],
             epsilon=self.epsilon,
-            is_training=learns,
+            is_training=True,
         )
-        if learns:
-            for stored, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                stored.assign(stored * self.momentum + now * (1 - self.momentum))
+        for stored, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            stored.assign(stored * self.momentum + now * (1 - self.momentum))
         return outputs
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -38,26 +39,39 @@ DICOM = {
 """Kind → files of pydicom."""
 SLICES = 24
 
-Picture = tuple[str, Pixels]
+
+class Picture(NamedTuple):
+    """A picture.
+
+    Attributes:
+        kind: What it shows.
+        pixels: Its gray, uint8 `[height, width]`.
+        origin: The photograph, clip or volume that it is, or is a part of.
+    """
+
+    kind: str
+    pixels: Pixels
+    origin: str
 
 
 @cache
 def pictures() -> tuple[Picture, ...]:
-    """Give each picture's kind and its gray, uint8 `[height, width]`."""
+    """Give all pictures, always in the same order."""
     return (*_photographs(), *_dicom(), *_brain())
 
 
 def _photographs() -> Iterator[Picture]:
     for name in PHOTOGRAPHS:
-        yield "photograph", _gray(getattr(skimage.data, name)())
-    for samples in load_sample_images().images:
-        yield "photograph", _gray(samples)
+        yield Picture("photograph", _gray(getattr(skimage.data, name)()), name)
+    samples = load_sample_images()
+    for name, image in zip(samples.filenames, samples.images, strict=True):
+        yield Picture("photograph", _gray(image), Path(name).name)
     for name in SAMPLES:
         path = cbook.get_sample_data(name, asfileobj=False)
-        with Image.open(str(path)) as image:
-            yield "photograph", _gray(np.asarray(image.convert("RGB")))
+        with Image.open(str(path)) as opened:
+            yield Picture("photograph", _gray(np.asarray(opened.convert("RGB"))), name)
     for name in PAGES:
-        yield "document", _gray(getattr(skimage.data, name)())
+        yield Picture("document", _gray(getattr(skimage.data, name)()), name)
 
 
 def _dicom() -> Iterator[Picture]:
@@ -66,7 +80,7 @@ def _dicom() -> Iterator[Picture]:
             path = get_testdata_file(name, download=False)
             frames = _frames(pydicom.dcmread(Path(str(path))))
             for frame in frames[:: max(1, len(frames) // 4)]:
-                yield kind, _gray(frame)
+                yield Picture(kind, _gray(frame), name)
 
 
 def _frames(file: pydicom.FileDataset) -> NDArray[np.uint8]:
@@ -85,7 +99,8 @@ def _brain() -> Iterator[Picture]:
     volume = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)  # right, front, up
     for axis, length in enumerate(volume.shape):
         for place in np.linspace(0.15 * length, 0.85 * length, SLICES).astype(int):
-            yield "MR slice", np.rot90(_windowed(np.take(volume, place, axis)))
+            pixels = np.rot90(_windowed(np.take(volume, place, axis)))
+            yield Picture("MR slice", pixels, "MNI152")
 
 
 def _windowed(values: NDArray[np.float32]) -> Pixels:

@@ -1,16 +1,18 @@
 """Manifest, model card, and the release's place in the store."""
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import BaseModel
 
+from app.errors import ReleaseInvalid, ReleaseNotFound
 from app.imaging import RESIZE_RULE
 from app.release import (
+    CARD,
     MANIFEST,
     Acceptance,
     Cohort,
@@ -26,13 +28,16 @@ from app.release import (
     PredictionSetRule,
     Training,
     hash_files,
+    open_release,
 )
-from training import crossval, dataset
+from training import card, crossval, dataset
 from training.config import Config
 from training.continuation import continuation
 from training.evaluate import Rules
 from training.metrics import PREVALENCES
 from training.run import Run
+
+log = logging.getLogger(__name__)
 
 NO_ACCEPTANCE = Acceptance(
     trained=False, threshold=0.0, rule="none: the score is a constant 1 in this release"
@@ -101,6 +106,8 @@ def publish(
 ) -> Path:
     """Write the release as the next version of its name, whole or not at all.
 
+    Where the newest version is the same release but for its date, nothing is written.
+
     Args:
         run: The run, with `release/` holding the SavedModel and the evaluation.
         out: The store.
@@ -109,31 +116,48 @@ def publish(
         beside: What other runs gave.
 
     Returns:
-        The release's folder.
+        The folder of the release, the new one or the one that is there already.
     """
     family = out / run.config.name
-    version = _next_version(family)
+    versions = [int(path.name) for path in family.glob("*") if path.name.isdecimal()]
+    version = max(versions, default=0) + 1
     partial = family / f".partial-{version}"
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(run.folder / "release", partial)
-    manifest = _manifest(run, version, calibration, results)
-    (partial / "MODEL_CARD.md").write_text(_card(run, manifest, results, beside), encoding="utf-8")
-    manifest = manifest.model_copy(update={"files": hash_files(partial)})
-    text = Manifest.model_validate(manifest.model_dump()).model_dump_json(indent=2)
+    shutil.copytree(run.folder / "release", partial, ignore=shutil.ignore_patterns("partial-*"))
+
+    def complete(version: int, created: datetime) -> Manifest:
+        """Write the card, and give the manifest of all that is in the folder then."""
+        manifest = _manifest(run, calibration, results, version, created)
+        text = _card(run, manifest, results, beside)
+        (partial / CARD).write_text(text, encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": hash_files(partial)})
+        return Manifest.model_validate_json(manifest.model_dump_json())
+
+    newest = _open(family / str(version - 1))
+    if newest and complete(newest.version, newest.created) == newest:
+        shutil.rmtree(partial)
+        log.info("nothing is published: version %d is this release already", newest.version)
+        return family / str(newest.version)
+    text = complete(version, datetime.now(UTC).replace(microsecond=0)).model_dump_json(indent=2)
     (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return partial.replace(family / str(version))
 
 
-def _next_version(family: Path) -> int:
-    versions = [int(path.name) for path in family.glob("*") if path.name.isdecimal()]
-    return max(versions, default=0) + 1
+def _open(path: Path) -> Manifest | None:
+    """Give the manifest of a release whose files are as it says, where there is one."""
+    try:
+        return open_release(path).manifest
+    except (ReleaseInvalid, ReleaseNotFound):
+        return None
 
 
-def _manifest(run: Run, version: int, calibration: Calibration, results: Results) -> Manifest:
+def _manifest(
+    run: Run, calibration: Calibration, results: Results, version: int, created: datetime
+) -> Manifest:
     return Manifest.model_construct(
         name=run.config.name,
         version=version,
-        created=datetime.now(UTC).replace(microsecond=0),
+        created=created,
         labels=run.config.data.labels,
         input=InputContract(resize=RESIZE_RULE),
         decision=calibration.decision,
@@ -167,30 +191,22 @@ def _training(run: Run) -> Training:
     )
 
 
-def markdown(template: str, **values: object) -> str:
-    """Fill in one of the package's templates; a value that is missing is an error."""
-    environment = Environment(
-        loader=PackageLoader("training", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=select_autoescape(),  # of HTML, which Markdown is not
-    )
-    text: str = environment.get_template(template).render(**values)
-    return text.rstrip() + "\n"
-
-
 def _card(run: Run, manifest: Manifest, results: Results, beside: Beside) -> str:
     rejected = (run.folder / "rejected.csv").read_text(encoding="utf-8").count("\n") - 1
     test = next(c for c in results.metrics if (c.name, c.split) == ("all", "test"))
-    return markdown(
+    return card.markdown(
         "card.md.j2",
         m=manifest,
+        at_prevalence=card.at_prevalence,
+        calibrated_at=card.calibrated_at(manifest),
+        interval=card.interval,
+        labels_apart=card.labels_apart(manifest),
         agreement=results.agreement,
         rejected=rejected,
         prevalences=PREVALENCES,
         test=test,
         control=beside.control,
         folds=beside.folds,
+        folds_of_release=beside.folds and card.same_recipe(run.config, beside.folds.config),
         fold_metrics=crossval.METRICS,
     )

@@ -87,6 +87,10 @@ def test_the_report_counts_refused_x_rays_and_accepted_foreign_images_by_name() 
     shares = {s.name: s.share for s in reported.accepted_foreign}
     assert shares["photograph"] == 0
     assert all(s.images == 2 for s in reported.accepted_foreign)
+    pictures = {s.name: (s.pictures, s.related) for s in reported.accepted_foreign}
+    assert pictures["CT slice"] == (1, 0)
+    assert pictures["ultrasound"] == (2, 2)
+    assert pictures["X-ray tilted"] == pictures["noise"] == (None, None)
 
 
 def _record(split: str, cohort: str) -> Record:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from training import __main__ as program
 from training import crossval, export, metrics, model
 from training.config import Config, Data
-from training.errors import DatasetInvalid
+from training.errors import DatasetInvalid, RunMismatch
 from training.fit import Examples
 from training.run import Run
 
@@ -147,6 +147,18 @@ def test_other_numbers_of_folds_are_kept_apart(run: Run, fitted: FakeFit, tmp_pa
     crossval.cross_validate(run, 4, tmp_path / "four.json")
     crossval.cross_validate(run, 3, tmp_path / "three.json")
     assert fitted.folds[4:] == ["1-of-3", "2-of-3", "3-of-3"]
+
+
+def test_fewer_folds_than_the_recipes_need_no_more_groups_than_that(
+    run: Run, fitted: FakeFit, tmp_path: Path
+) -> None:
+    recipe = run.config.model_copy(update={"data": Data(folds=17)})
+    small = recorded(Run(tmp_path / "small", recipe, run.recipe, run.data))
+    report = crossval.cross_validate(small, 4, tmp_path / "report.json")
+    assert fitted.folds == ["1-of-4", "2-of-4", "3-of-4", "4-of-4"]
+    assert crossval.cross_validate(small, 4, tmp_path / "again.json") == report
+    with pytest.raises(RunMismatch, match=r"dataset\.csv"):
+        small.records()  # nothing is learned from without the recipe's own split
 
 
 def test_more_folds_than_groups_of_a_label_are_refused(

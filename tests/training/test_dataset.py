@@ -1,4 +1,6 @@
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from PIL import Image
 
 from app.imaging import decode, to_model_input
+from tests.training.conftest import draw
 from training import dataset
 from training.config import Data
 from training.dataset import Record, Rejected
@@ -59,12 +62,6 @@ def test_an_index_names_labels_cohorts_and_missing_files(data: Path) -> None:
     assert reasons(scan) == {"Normal/gone.png": "No such file or directory"}
 
 
-def test_an_index_without_its_columns_is_refused(data: Path) -> None:
-    (data / "index.csv").write_text("path,class\nx,y\n")
-    with pytest.raises(DatasetInvalid, match="path,class"):
-        dataset.scan(data, RULES)
-
-
 def test_a_folder_in_a_labels_folder_is_a_cohort(data: Path) -> None:
     (data / "Normal" / "north").mkdir()
     shutil.move(data / "Normal" / "00.png", data / "Normal" / "north" / "00.png")
@@ -84,6 +81,64 @@ def test_of_the_same_pixels_under_two_labels_none_is_used(data: Path) -> None:
     scan = dataset.scan(data, RULES)
     assert set(reasons(scan)) == {"Normal/03.png", "COVID-19/other.png"}
     assert len(scan.records) == 31
+
+
+def test_a_public_databases_own_names_are_known_and_its_masks_are_no_xrays(data: Path) -> None:
+    (data / "COVID-19").rename(data / "images")
+    (data / "COVID" / "masks").mkdir(parents=True)
+    (data / "images").rename(data / "COVID" / "images")
+    shutil.copy(data / "Normal" / "03.png", data / "COVID" / "masks" / "a.png")
+    scan = dataset.scan(data, RULES)
+    assert sum(r.label == "COVID-19" for r in scan.records) == 16
+    assert reasons(scan) == {"COVID/masks/a.png": "in a folder of masks, which are no X-rays"}
+
+
+def test_a_folder_without_labels_is_refused_with_the_layout_and_the_commonest_reasons(
+    tmp_path: Path,
+) -> None:
+    draw(tmp_path / "flat", 3, brightness=90)
+    draw(tmp_path / "flat" / "north", 1, brightness=0)
+    with pytest.raises(DatasetInvalid) as refused:
+        dataset.scan(tmp_path / "flat", RULES)
+    assert "in folders with these names or named by its index.csv" in str(refused.value)
+    assert "3 x it has no label; 1 x label 'north' is not one of the" in str(refused.value)
+
+
+def test_a_name_that_is_no_utf_8_is_written_all_the_same(data: Path, tmp_path: Path) -> None:
+    name = os.fsdecode("Jürgen.png".encode("latin-1"))
+    (data / "Normal" / "03.png").rename(data / "Normal" / name)
+    (data / "Normal" / os.fsdecode(b"\xff.txt")).write_text("no image")
+    scan = dataset.scan(data, RULES)
+    assert len(scan.records) == 32
+    dataset.write_csv(tmp_path / "x.csv", scan.records, Record)
+    dataset.write_csv(tmp_path / "y.csv", scan.rejected, Rejected)
+    assert "Normal/J\\udcfcrgen.png" in (tmp_path / "x.csv").read_text()
+
+
+def test_a_patients_images_and_their_near_duplicates_are_one_group(data: Path) -> None:
+    rows = [f"COVID-19/{i:02}.png,COVID-19,{'ABA'[i % 3]}" for i in range(6)]
+    rows += ["Normal/00.png,Normal,A", "Normal/01.png,Normal,", "Normal/02.png,Normal, "]
+    (data / "index.csv").write_text("\n".join(["file,label,patient", *rows]))
+    records = dataset.group(dataset.scan(data, RULES).records, bits=0)
+    first = {r.file for r in records if r.group == records[0].group}
+    assert first == {f"COVID-19/{i:02}.png" for i in (0, 2, 3, 5)} | {"Normal/00.png"}
+    assert len({r.group for r in records}) == 4
+
+
+def test_a_copy_brings_its_patient_to_the_image_that_is_kept(data: Path) -> None:
+    shutil.copy(data / "Normal" / "00.png", data / "Normal" / "copy.png")
+    (data / "index.csv").write_text(
+        "file,label,patient\nNormal/00.png,Normal,\nNormal/copy.png,Normal,A\nNormal/01.png,Normal,A\n"
+    )
+    records = dataset.group(dataset.scan(data, RULES).records, bits=0)
+    assert [r.group for r in records] == [0, 0]
+
+
+def test_who_the_patients_are_is_not_written(tmp_path: Path) -> None:
+    known = Record("a.png", "Normal", "", "0", "0", 1, "train", frozenset({"Jane Doe"}))
+    dataset.write_csv(tmp_path / "x.csv", [known], Record)
+    assert "Jane" not in (tmp_path / "x.csv").read_text() + repr(known)
+    assert dataset.read_records(tmp_path / "x.csv") == [replace(known, patients=frozenset())]
 
 
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
@@ -184,6 +239,37 @@ def test_a_limit_above_what_there_is_changes_nothing() -> None:
     records = pairs(40)
     rules = Data(folds=4, limit={"Normal": 1000})
     assert dataset.split(records, rules, seed=1) == dataset.split(records, Data(folds=4), seed=1)
+
+
+def test_cohorts_too_small_for_the_folds_are_split_by_their_label(data: Path) -> None:
+    for file in sorted(data.glob("*/*.png")):  # a folder for each patient
+        home = file.parent / f"patient{file.stem}"
+        home.mkdir()
+        file.rename(home / file.name)
+    records = dataset.group(dataset.scan(data, RULES).records, 0)
+    counts = dataset.counts(dataset.split(records, RULES, seed=0))
+    assert counts["test"] == counts["validation"] == {"COVID-19": 4, "Normal": 4}
+
+
+def test_a_small_cohort_does_not_keep_the_large_ones_from_being_stratified() -> None:
+    cohorts = ["a"] * 16 + ["b"] * 16 + ["c", "d"]
+    records = [record(i, "COVID-19", cohort=cohort) for i, cohort in enumerate(cohorts)]
+    records += [record(50 + i, "Normal", cohort="a") for i in range(8)]
+    split = dataset.split(dataset.group(records, 0), RULES, seed=0)
+    tested = [r.cohort for r in split if r.split == "test" and r.label == "COVID-19"]
+    assert tested.count("b") == 4
+
+
+def test_a_split_without_one_of_the_labels_is_refused() -> None:
+    groups = [(2, 0), (0, 3), (3, 3), (2, 3)]  # images of either label
+    records = [
+        replace(record(10 * number + i, label), group=number)
+        for number, counts in enumerate(groups)
+        for label, count in zip(("COVID-19", "Normal"), counts, strict=True)
+        for i in range(count)
+    ]
+    with pytest.raises(DatasetInvalid, match=r"COVID-19 in the test split .* both labels"):
+        dataset.split(records, Data(folds=3), seed=0)
 
 
 def test_too_few_images_of_a_label_are_refused_by_number() -> None:

@@ -79,6 +79,16 @@ def test_each_split_is_measured_whole_where_it_holds_both_labels_and_by_cohort()
     ]
 
 
+def test_a_cohort_that_holds_both_labels_gets_what_takes_two() -> None:
+    whole = measured([0.9, 0.1, 0.8, 0.6, 0.2], [1, 0, 1, 0, 0])
+    places = zip(whole.records, ("north", "north", "south", "south", ""), strict=True)
+    records = [replace(r, cohort=cohort) for r, cohort in places]
+    found = evaluate.cohorts(replace(whole, records=records), RULES, seed=0)
+    two = {c.name: c.metrics["specificity"].value for c in found if "auc" in c.metrics}
+    assert two == {"all": pytest.approx(2 / 3), "north": 1, "south": 0}
+    assert [c.name for c in found][:4] == ["all", "north", "south", "unnamed / Normal"]
+
+
 @pytest.mark.parametrize(
     ("change", "passes"),
     [(0.0, True), (0.004, True), (0.05, False)],

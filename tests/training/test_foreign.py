@@ -35,7 +35,7 @@ def test_a_seed_makes_the_same_foreign_images_again_and_another_seed_others(made
 
 
 def test_what_is_measured_on_is_no_picture_that_was_learned_from() -> None:
-    names = [kind for kind, _ in pictures()]
+    names = [picture.kind for picture in pictures()]
     assert names.count("photograph") > 15
     assert names.count("MR slice") > 60
     learned, kept = (
@@ -48,6 +48,19 @@ def test_what_is_measured_on_is_no_picture_that_was_learned_from() -> None:
     ]
     assert all(shown)
     assert not shown[0] & shown[1]
+
+
+def test_of_views_is_known_how_many_pictures_they_show_and_how_many_are_of_a_divided_origin() -> (
+    None
+):
+    kept = foreign(phantom()[np.newaxis], 700, 3, measured=True)
+    assert kept.kinds.count("CT slice") == kept.kinds.count("ultrasound") == 36
+    assert kept.pictures == {
+        "CT slice": (1, 0),
+        "MR slice": (24, 24),  # all of one template of a head
+        "photograph": (7, 0),
+        "ultrasound": (2, 2),  # of a clip whose other frames are learned from
+    }
 
 
 @pytest.mark.parametrize("kind", drawings.DRAWINGS)

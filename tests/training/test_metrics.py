@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from app.release import PredictionSetRule
+from app.release import Estimate, PredictionSetRule
 from training import metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra `train`")
@@ -53,3 +54,50 @@ def test_sets_are_counted_by_coverage_and_size() -> None:
         for name, metric in metrics.of_prediction_sets([SETS]).items()
     }
     assert found == {"coverage_0.9": 0.5, "set_of_none_0.9": 0.25, "set_of_both_0.9": 0}
+
+
+def estimates(scores: list[float], positive: list[int]) -> dict[str, Estimate]:
+    chosen = metrics.of_two_labels(0.5) | metrics.of_prediction_sets([SETS])
+    return metrics.intervals(chosen, np.array(scores), np.array(positive, bool), seed=0)
+
+
+def test_shares_of_all_and_none_have_the_exact_interval() -> None:
+    found = estimates([0.9] * 20 + [0.1] * 30 + [0.95], [1] * 20 + [0] * 31)
+    assert found["sensitivity"].value == found["sensitivity"].high == 1
+    assert found["sensitivity"].low == pytest.approx(0.025 ** (1 / 20))  # Clopper and Pearson
+    both = found["set_of_both_0.9"]
+    assert both.value == both.low == 0
+    assert both.high == pytest.approx(1 - 0.025 ** (1 / 51))
+    other = found["specificity"]
+    assert other.low * 31 == pytest.approx(round(other.low * 31))  # the bootstrap's, as before
+
+
+def test_one_label_all_right_and_the_other_all_wrong_is_no_certain_accuracy() -> None:
+    found = estimates([0.9] * 8, [1] * 4 + [0] * 4)
+    exact = binomtest(4, 8).proportion_ci()
+    assert found["accuracy"].low == pytest.approx(exact.low)
+    assert found["accuracy"].high == pytest.approx(exact.high)
+    assert found["ppv_at_0.1"].low < found["ppv_at_0.1"].value == pytest.approx(0.1)
+    assert (found["auc"].value, found["auc"].low) == (0.5, 0.5)  # of a tie there is nothing to say
+
+
+def test_predictive_values_of_all_follow_from_the_two_shares_intervals() -> None:
+    found = estimates([0.9] * 9 + [0.1] + [0.1] * 30, [1] * 10 + [0] * 30)
+    assert found["specificity"].value == found["ppv_at_0.1"].value == 1
+    right = binomtest(9, 10).proportion_ci().low * 0.1
+    wrong = (1 - 0.025 ** (1 / 30)) * 0.9
+    assert found["ppv_at_0.1"].low == pytest.approx(right / (right + wrong))
+    assert found["ppv_at_0.1"].high == 1
+    assert found["npv_at_0.1"].low < found["npv_at_0.1"].value < found["npv_at_0.1"].high
+
+
+@pytest.mark.parametrize(
+    ("scores", "value"), [([0.9] * 8 + [0.1] * 20, 1), ([0.1] * 8 + [0.9] * 20, 0)]
+)
+def test_labels_told_apart_without_a_mistake_count_as_pairs_of_the_smaller_one(
+    scores: list[float], value: int
+) -> None:
+    auc = estimates(scores, [1] * 8 + [0] * 20)["auc"]
+    assert auc.value == value
+    assert auc.high - auc.low == pytest.approx(1 - 0.025 ** (1 / 8))
+    assert value in {auc.low, auc.high}

@@ -5,6 +5,7 @@ from urllib.error import URLError
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from training import model
 from training.errors import BackboneUnavailable, ConfigInvalid
@@ -100,6 +101,40 @@ def test_fused_batch_normalisation_learns_as_keras_does() -> None:
     before = layers[1].moving_mean.numpy()
     layers[1](images, training=True)
     assert np.array_equal(layers[1].moving_mean, before)
+
+
+def test_fine_tuning_takes_no_gradient_that_a_gpu_cannot_give_deterministically(
+    network: keras.Model,
+) -> None:
+    fast = model.fused(network)
+    model.set_trainable(fast, "conv5_block3_1_conv", "inference")
+
+    def gradients(images: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(fast(images, training=True)[:, 0])
+        found: list[tf.Tensor] = tape.gradient(loss, fast.trainable_variables)
+        return found
+
+    operations = tf.function(gradients).get_concrete_function(batch(1)).graph.get_operations()
+    assert any("Conv2DBackprop" in each.type for each in operations)
+    assert not [each for each in operations if each.type.startswith("FusedBatchNormGrad")]
+
+
+def test_frozen_batch_normalisation_computes_as_tensorflows_one_operation_does() -> None:
+    images = np.random.default_rng(0).normal(3, 2, (16, 5, 5, 4)).astype(np.float32)
+    layer = model.BatchNormalization()
+    layer(images, training=True)  # moves what is stored
+    layer.trainable = False
+    one, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=images,
+        scale=layer.gamma,
+        offset=layer.beta,
+        mean=layer.moving_mean,
+        variance=layer.moving_variance,
+        epsilon=layer.epsilon,
+        is_training=False,
+    )
+    assert np.allclose(layer(images, training=True), one, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_the_fused_network_load_into_the_plain_one(

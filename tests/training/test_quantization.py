@@ -62,6 +62,25 @@ def test_a_quantised_network_answers_nearly_as_the_whole_one_and_can_be_taken_ou
     assert {path.name for path in saved.iterdir()} == before
 
 
+def test_a_quantised_network_that_was_not_written_whole_is_not_there(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino: Any = pytest.importorskip("openvino")
+
+    def killed(_: object, target: Path) -> None:
+        target.write_bytes(b"<")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(openvino, "save_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        quantization.quantize(saved, IMAGES, seed=0)
+    assert not (saved / INT8).exists()
+    monkeypatch.undo()
+    quantization.quantize(saved, IMAGES, seed=0)
+    assert {path.name for path in saved.iterdir() if "partial" in path.name} == set()
+    quantization.remove(saved)
+
+
 PRECISIONS: tuple[Precision, ...] = ("f32", "int8")
 
 

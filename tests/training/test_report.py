@@ -1,11 +1,17 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from app.engines import Engine, EngineChoice, Predictions, create_engine
+from app.release import EngineName, Precision
 from tests import fakes
 from tests.training.conftest import draw
+from training import report as reports
 from training.errors import DatasetInvalid
 from training.report import report
 
@@ -16,6 +22,9 @@ SETS = [
         "images": {"COVID-19": 9, "Normal": 9},
     }
 ]
+
+
+SHIFT = np.array([-0.01, 0.01], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def test_a_folder_becomes_a_report_with_plots_and_a_row_for_every_image(
     (data / "normal" / "broken.png").write_bytes(b"no image")
     file = report(release, data, tmp_path / "out")
     text = file.read_text()
-    assert "| evaluation, all | 11 | 1.000 (1.000" in text
+    assert "| evaluation, all | 11 | 1.000 (0.478" in text
     assert "| evaluation, unnamed / Tuberculosis | 2 | 100.0%" in text
     assert "the central two thirds of both sides black" in text
     assert "| ward 3 / Normal | 5 | 0 |" in text
@@ -64,6 +73,87 @@ def test_images_of_one_label_get_a_report_without_what_takes_two(
     assert not (tmp_path / "out" / "roc.png").exists()
 
 
+def test_a_label_that_no_image_has_is_told_loudly(
+    tmp_path: Path, release: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(tmp_path / "data" / "Healthy", 3, brightness=0)
+    draw(tmp_path / "data" / "COVID", 2, brightness=90)
+    with caplog.at_level("INFO"):
+        text = report(release, tmp_path / "data", tmp_path / "out").read_text()
+    assert "no X-ray is labelled Normal, but COVID-19, Healthy: AUC" in caplog.text
+    assert "**No X-ray here is labelled Normal: AUC, sensitivity" in text
+    assert "| evaluation, unnamed / COVID-19 | 2 | 100.0% (15.8" in text
+    assert "PPV" not in text
+
+
+def test_a_public_databases_own_names_give_a_whole_report(tmp_path: Path, release: Path) -> None:
+    draw(tmp_path / "data" / "COVID" / "images", 3, brightness=90)
+    draw(tmp_path / "data" / "Normal" / "images", 3, brightness=0)
+    draw(tmp_path / "data" / "Normal" / "masks", 3, brightness=60)
+    text = report(release, tmp_path / "data", tmp_path / "out").read_text()
+    assert "| evaluation, all | 6 |" in text
+    assert "No X-ray here" not in text
+    assert (tmp_path / "out" / "rejected.csv").read_text().count("masks, which are no X-rays") == 3
+
+
+def test_a_folder_without_labels_gets_a_row_for_every_image(tmp_path: Path, release: Path) -> None:
+    draw(tmp_path / "data", 3, brightness=90)
+    text = report(release, tmp_path / "data", tmp_path / "out").read_text()
+    assert "| evaluation, unnamed / unlabelled | 3 | 100.0%" in text
+    assert "**No X-ray here is labelled COVID-19 or Normal" in text
+    with (tmp_path / "out" / "predictions.csv").open() as stream:
+        assert [row["called"] for row in csv.DictReader(stream)] == ["COVID-19"] * 3
+
+
 def test_a_folder_without_images_is_an_error(tmp_path: Path, release: Path) -> None:
     with pytest.raises(DatasetInvalid, match="none that is usable"):
         report(release, tmp_path, tmp_path / "out")
+
+
+def test_what_another_precision_changes_is_told(
+    tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "data" / "COVID-19", 3, brightness=90)
+    draw(tmp_path / "data" / "Normal", 3, brightness=0)
+    monkeypatch.setattr(reports, "create_engine", _rounded_in_int8)
+    text = report(release, tmp_path / "data", tmp_path / "out", "int8").read_text()
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "## In int8" in text
+    assert numbers["precision"] == "int8"
+    assert numbers["agreement"]["probability_difference_p99"] == pytest.approx(0.01, abs=1e-5)
+    assert numbers["agreement"]["auc_difference"] == 0
+    assert numbers["agreement"]["same_acceptance"] == 1
+
+
+def test_another_precision_is_compared_where_there_is_one_label_too(
+    tmp_path: Path, release: Path
+) -> None:
+    draw(tmp_path / "data" / "Normal", 3, brightness=0)
+    assert "## In" not in report(release, tmp_path / "data", tmp_path / "without").read_text()
+    text = report(release, tmp_path / "data", tmp_path / "out", "f32").read_text()
+    assert "auc difference" not in text
+    assert "| same decision | 1.00000 |" in text
+
+
+class _Rounded:
+    """Its probabilities are off by `SHIFT`."""
+
+    precision: Precision = "int8"
+
+    def __init__(self, exact: Engine) -> None:
+        self.name: EngineName = exact.name
+        self._exact = exact
+
+    def predict(self, images: NDArray[np.uint8], *, alone: bool = True) -> Predictions:
+        answer = self._exact.predict(images, alone=alone)
+        return replace(answer, probabilities=answer.probabilities + SHIFT)
+
+    def close(self) -> None:
+        self._exact.close()
+
+
+def _rounded_in_int8(
+    path: Path, choice: EngineChoice = "auto", precision: Precision = "f32"
+) -> Engine:
+    exact = create_engine(path, choice)
+    return _Rounded(exact) if precision == "int8" else exact
