@@ -1,11 +1,18 @@
 """What a connection may cost before there is a request that the application could judge."""
 
 import asyncio
+import fcntl
+import sys
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.observability import log_unread
 from app.problems import answer
 from app.schemas import Problem
 from app.security import HEADERS
@@ -17,8 +24,11 @@ HEAD_TIMEOUT_S = 10.0
 """In which the head of a request has to arrive. As long, what is left of an upload that was already
 answered is received and dropped: a client that is cut off at once would not read the answer."""
 
-LAST_HEAD_TIMEOUT_S = 2.0
+LAST_HEAD_TIMEOUT_S = 2
 """The same where the server is about to stop."""
+
+WRITE_TIMEOUT_S = 20.0
+"""In which a client has to take something of an answer that the kernel has no room for."""
 
 _BESIDE_HEADER = len(": \r\n")
 
@@ -35,18 +45,27 @@ class _Joining:
 
     Args:
         transport: What sends; all else is its own.
+        close: What is done instead of closing it.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
+        self._close = close
         self._head = b""
+        self._has_ended = False
 
     def __getattr__(self, name: str) -> object:
         """Give what is the transport's own."""
         return getattr(self._transport, name)
 
+    def is_closing(self) -> bool:
+        """Tell whether nothing more is sent."""
+        return self._has_ended or self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
         """Keep a head back, or send one with this."""
+        if self._has_ended:
+            return
         is_head = data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n")
         if is_head and not data.startswith(STATUS_LINE[HTTPStatus.CONTINUE]):
             self.flush()
@@ -61,10 +80,18 @@ class _Joining:
             self._transport.write(self._head)
             self._head = b""
 
+    def end(self) -> None:
+        """Send nothing more, and go on reading."""
+        self.flush()
+        self._has_ended = True
+        self._transport.resume_reading()
+        with suppress(OSError):  # the client has left already
+            self._transport.write_eof()
+
     def close(self) -> None:
         """Close the connection when all is sent."""
         self.flush()
-        self._transport.close()
+        self._close()
 
 
 class Protocol(HttpToolsProtocol):
@@ -76,18 +103,33 @@ class Protocol(HttpToolsProtocol):
         self._in_message = False
         self._head_bytes = 0
         self._unfinished_bytes = 0
+        self._timeout_s = HEAD_TIMEOUT_S
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Wait for a head."""
-        self._joining = _Joining(transport)
+        transport.set_write_buffer_limits(0)  # to be told of all that waits to be sent
+        self._socket = transport
+        self._joining = _Joining(transport, self._close)
         super().connection_made(cast("asyncio.Transport", self._joining))
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes what waits to be sent."""
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        """Leave the rest to the kernel."""
+        super().resume_writing()
+        self._stop_write_timer()
 
     def close_with_answer(self) -> None:
         """Tell the client with the answer under way, if there is one, that no other will follow."""
@@ -96,13 +138,16 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection after its request, also where that is still on its way."""
+        self._timeout_s = self.timeout_keep_alive = LAST_HEAD_TIMEOUT_S
         if self._is_answering():
             super().shutdown()
         else:
-            self._start_timer(LAST_HEAD_TIMEOUT_S)
+            self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Read on; a head that has not ended yet must not become too large."""
+        if self.transport.is_closing():
+            return
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._unfinished_bytes += len(data)
@@ -133,15 +178,17 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """End the body."""
+        """End the body, perhaps after the answer: then the connection waits for another request."""
         self._in_message = False
         super().on_message_complete()
+        if not self._is_answering():
+            self._start_timer(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
         """End the answer, perhaps before the body."""
         self._joining.flush()  # a HEAD has nothing else
         super().on_response_complete()
-        if self._in_message:
+        if self._in_message and not self._is_answering():
             self._start_timer()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- all is said by the status
@@ -158,18 +205,43 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer with a problem, and end the connection."""
-        if not self._is_answering():
-            response = answer(Problem.of_status(status), HEADERS | {"Connection": "close"})
-            lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
-            self.transport.writelines([STATUS_LINE[status], *lines, b"\r\n", response.body])
-        self.transport.close()
+        if self._is_answering():  # an earlier request of this connection
+            self._socket.close()
+            return
+        special = {
+            "Connection": "close",
+            "Date": formatdate(usegmt=True),
+            "X-Request-ID": log_unread(status),
+        }
+        response = answer(Problem.of_status(status), HEADERS | special)
+        lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        self.transport.writelines([STATUS_LINE[status], *lines, b"\r\n", response.body])
+        self._end()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _start_timer(self, seconds: float = HEAD_TIMEOUT_S) -> None:
+    def _close(self) -> None:
+        """Close the connection, but hear out a client that was answered and is still sending."""
+        if self.transport.is_closing():
+            return
+        if self._in_message and not self._is_answering():
+            self._end()
+        else:
+            self._socket.close()
+
+    def _end(self) -> None:
+        """Send nothing more, and drop for some time what comes.
+
+        Where something comes that nobody reads, the kernel resets the connection, and the client
+        may never see its answer.
+        """
+        self._joining.end()
+        self._start_timer()
+
+    def _start_timer(self, seconds: float | None = None) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(seconds, self._timed_out)
+        self._timer = self.loop.call_later(seconds or self._timeout_s, self._timed_out)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -180,4 +252,26 @@ class Protocol(HttpToolsProtocol):
         if self._is_answering():  # an earlier request of this connection
             self._start_timer()
         else:
-            self.transport.close()
+            self._socket.close()
+
+    def _start_write_timer(self) -> None:
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(
+            WRITE_TIMEOUT_S, self._check_taken, self._count_untaken()
+        )
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _check_taken(self, untaken: int) -> None:
+        if self._count_untaken() < untaken:
+            self._start_write_timer()
+        else:
+            self._socket.abort()
+
+    def _count_untaken(self) -> int:
+        """Count the bytes that the client has not taken: those that wait here, and the kernel's."""
+        kernels = fcntl.ioctl(self._socket.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        return self._socket.get_write_buffer_size() + int.from_bytes(kernels, sys.byteorder)

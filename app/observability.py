@@ -28,7 +28,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, clear_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
 
 from app.metrics import Metrics
 from app.service import Recorder, Stage
@@ -263,6 +263,14 @@ def read_request_id(headers: Headers) -> str:
     """Take a client's id where it is one word of 64 characters at most, else a new one."""
     given = headers.getlist("x-request-id")
     return given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else uuid4().hex
+
+
+def log_unread(status: int) -> str:
+    """Log what was refused before its head was read, and give it an id."""
+    request_id = uuid4().hex
+    with bound_contextvars(request_id=request_id):
+        _log.info("request", extra={"method": OTHER, "route": OTHER, "status": status})
+    return request_id
 
 
 def _parent(headers: Headers) -> SpanContext | None:

@@ -205,10 +205,11 @@ class Registry:
             except CovidXrayError as error:
                 if self._wanted() is not None:
                     raise
-                self._entries = self._entries | {chosen: self._refuse(entry, error)}
-                self._passed_over = self._advance(self.entries)
+                refused = self._advance(self.entries)
                 if self._lent is None:
                     raise
+                self._entries = self._entries | {chosen: self._refuse(entry, error)}
+                self._passed_over = 1 + refused
             serving = self.serving
             answers = serving.release.manifest.version
             _log.error("Version %d answers instead of %d, which is refused.", answers, chosen)

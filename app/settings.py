@@ -1,6 +1,7 @@
 """The environment, read once into frozen settings: `COVID_XRAY_PORT=9000` sets `port`."""
 
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -124,8 +125,10 @@ class Settings(BaseSettings):
         "answered; then the service stops listening.",
     )
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
-        default=20,
-        description="Seconds that running requests get to finish when the service is stopped.",
+        default_factory=lambda chosen: math.ceil(chosen["request_timeout_s"]),
+        description="Seconds that running requests get to finish when the service is stopped; "
+        "where not set, as long as `request_timeout_s` lets them run. With less, one that still "
+        "runs is ended with a bare 500.",
     )
     dicomweb_url: str | None = Field(
         default=None,

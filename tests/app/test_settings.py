@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings, SettingsInvalid, load_settings
+from tests.container.compose import read_service
 
 
 def test_without_variables_the_service_listens_on_this_machine_only_and_refuses_non_xrays() -> None:
@@ -80,6 +81,24 @@ def test_a_memory_that_no_upload_fits_in_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COVID_XRAY_UPLOAD_MEMORY_BYTES", "2000")
     with pytest.raises(SettingsInvalid, match=r"at least max_upload_bytes .*; received 2000"):
         load_settings()
+
+
+def test_a_stop_waits_as_long_as_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert settings.shutdown_timeout_s >= settings.request_timeout_s
+    monkeypatch.setenv("COVID_XRAY_REQUEST_TIMEOUT_S", "50.5")
+    assert load_settings().shutdown_timeout_s == 51
+    monkeypatch.setenv("COVID_XRAY_SHUTDOWN_TIMEOUT_S", "5")
+    assert load_settings().shutdown_timeout_s == 5
+
+
+def test_compose_waits_for_all_that_a_stop_may_take() -> None:
+    settings = load_settings()
+    otlp_s = 10  # OpenTelemetry's default
+    stops_within = (
+        settings.leaving_s + settings.shutdown_timeout_s + settings.outbox_close_s + otlp_s
+    )
+    assert int(read_service()["stop_grace_period"].removesuffix("s")) > stops_within
 
 
 def test_settings_do_not_change() -> None:

@@ -357,9 +357,10 @@ def test_the_model_card_is_shown(
     browser.open().find("#model a").click()
     browser.wait("return document.querySelector('#dialog-body table')")
     assert "Made for tests, only <b>there</b>." in browser.text("#dialog-body")
-    assert [
-        item.text for item in browser.driver.find_elements("css selector", "#dialog li")
-    ] == ["one goes on", "two"]
+    assert [item.text for item in browser.driver.find_elements("css selector", "#dialog li")] == [
+        "one goes on",
+        "two",
+    ]
     assert browser.text("#dialog-body td + td") == "0.5"
     browser.check()
 

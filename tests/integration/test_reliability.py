@@ -41,12 +41,16 @@ class Load:
     Args:
         server: Whom they ask.
         clients: How many at once.
+
+    Attributes:
+        answered: At least so many answers came until now.
     """
 
     def __init__(self, server: Server, clients: int = CLIENTS) -> None:
         self._url = server.client.base_url
         self._image = gray_png()
         self._done = Event()
+        self.answered = 0
         self._pool = ThreadPoolExecutor(clients)
         self._clients = [self._pool.submit(self._ask) for _ in range(clients)]
 
@@ -68,6 +72,7 @@ class Load:
                     met[type(error).__name__] += 1
                     continue
                 met[response.status_code] += 1
+                self.answered += 1
                 if response.status_code == 503:
                     check_refusal(response)
         return met
@@ -102,7 +107,7 @@ def test_a_stop_under_load_loses_no_request(
 ) -> None:
     server = start(model_store=tiny_store, leaving_s=leaving_s, **QUIET).wait_until_ready()
     load = Load(server)
-    time.sleep(1)
+    until(lambda: load.answered > 2 * CLIENTS)
     server.process.terminate()
     assert server.process.wait(60) == 0
     met = load.stop()
