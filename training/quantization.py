@@ -45,7 +45,7 @@ def quantize(release: Path, images: Pixels, seed: int) -> None:
         RangeEstimatorParametersSet as ranges,  # noqa: N813 -- a table of constants
     )
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(release))
     _unpack_kernels(model)
     whole = [op.get_friendly_name() for op in model.get_ops() if not _gives_small_map(op)]

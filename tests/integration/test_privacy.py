@@ -25,8 +25,8 @@ CALLS = {"/v1/predictions": "file", "/v1/predictions/batch": "files", "/v1/heatm
 
 # What a service would do that keeps Starlette's own way with large files.
 WITH_TEMPORARY_FILES = """
-from app import uploads
-uploads._InMemoryParser.spool_max_size = 1000
+from app import bodies
+bodies._InMemoryParser.spool_max_size = 1000
 """
 
 
