@@ -66,9 +66,10 @@ $(SERVING): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	touch $@
 
 # Everything includes serving: `make serve` after `make test` installs nothing. So many packages take
-# pip four minutes of a core, and uv half a minute.
+# pip minutes; like pip, uv has to compile them, since not every process may write what it compiled.
 $(EVERYTHING): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo 'Installing everything, TensorFlow included (some minutes) ...'
 	$(INSTALL) uv
-	$(RUN) uv pip install --quiet --constraint constraints.txt --editable '.[otel,scale,train,dev]'
+	$(RUN) uv pip install --quiet --compile-bytecode --constraint constraints.txt \
+	    --editable '.[otel,scale,train,dev]'
 	touch $(SERVING) $@
