@@ -154,6 +154,16 @@ class Browser:
         hosts = {urlsplit(address).netloc for address in self.requests()}
         assert hosts <= {urlsplit(self.address).netloc}, hosts
 
+    def barriers(self) -> list[Any]:
+        """Name what axe finds that keeps somebody out: each rule, and the elements breaking it."""
+        self.run(_read_axe())
+        found: list[Any] = self.driver.execute_async_script(
+            "const done = arguments[0];"
+            "axe.run({resultTypes: ['violations']}).then(({violations}) => done(violations.map("
+            "(each) => [each.id, each.nodes.map((node) => node.html)])))"
+        )
+        return found
+
     def requests(self) -> list[str]:
         """Name the addresses that were asked for over a network since the last time."""
         events = [json.loads(message)["message"] for message in self._log("performance")]
@@ -175,7 +185,7 @@ class Browser:
         self.driver.switch_to.window(self._home)
 
 
-def read_axe() -> str:
+def _read_axe() -> str:
     """Read axe-core: a newer one that npm put into `build`, or that of the Python package.
 
     npm's: `npm install --prefix build --no-save axe-core`.
