@@ -34,8 +34,9 @@ def key_line(key: str, name: str = "") -> str:
 class ApiKeys:
     """The keys that are accepted, by their hashes, from a file that may change at any time.
 
-    A line is what `key_line` writes; empty lines and lines with `#` in front are passed over. A
-    file that cannot be used any more leaves the keys as they are, and is logged as an error.
+    A line is what `key_line` writes; empty lines and lines with `#` in front are passed over. With
+    the last key, or the file itself, removed, none is accepted any more. A file that cannot be read
+    or used leaves the keys as they are. Both are logged as errors.
 
     Args:
         path: The file.
@@ -48,6 +49,8 @@ class ApiKeys:
         self._path = path
         self._stamp = _stamp(path)
         self._digests = _read(path)
+        if not self._digests:
+            raise KeysInvalid(f"at least one API key hash in {path}", "none")
 
     def accept(self, key: str) -> bool:
         """Tell whether a key is one of them, in a time that tells nothing of how near it was."""
@@ -61,16 +64,22 @@ class ApiKeys:
             return
         self._stamp = stamp
         try:
-            self._digests = _read(self._path)
+            self._digests = [] if stamp is None else _read(self._path)
         except KeysInvalid as error:
             _log.error("The API keys stay as they were: %s", error)
-        else:
+            return
+        if self._digests:
             _log.info("%d API key(s) are accepted now.", len(self._digests))
+        else:
+            _log.error("No API key is accepted now: %s holds none, or is gone.", self._path)
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Tell a file's states apart: None where it is gone, nothing where it cannot be looked at."""
     try:
         status = path.stat()
+    except FileNotFoundError:
+        return None
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
@@ -78,7 +87,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def _read(path: Path) -> list[bytes]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no text"
         raise KeysInvalid(f"a file of API key hashes at {path}", reason) from error
@@ -90,6 +99,4 @@ def _read(path: Path) -> list[bytes]:
         if match is None:  # what it holds is not told: it may be a key by mistake
             raise KeysInvalid("lines of `sha256:HASH NAME` only", f"another in line {number}")
         digests.append(bytes.fromhex(match[1]))
-    if not digests:
-        raise KeysInvalid(f"at least one API key hash in {path}", "none")
     return digests

@@ -18,14 +18,23 @@ COMPRESSED = ("gzip", "deflate")
 """Content codings that `expand` reads."""
 Chunks = AsyncGenerator[bytes, None]
 """Of a body, as they arrive."""
+_MAX_PARAMETERS = 2000
+"""Characters of a header with parameters; clients send about 80. To parse 60,000 of them could take
+a tenth of a second, in which nobody else would be answered."""
 _MAX_TEXT_BYTES = 1024
 _GZIP_OR_ZLIB = zlib.MAX_WBITS + 32
 _PIECE_BYTES = 256 * 1024
 
 
 def media_type(request: Request) -> str:
-    """Give the media type of a request's body, without parameters; empty where it has none."""
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+    """Give the media type of a request's body, without parameters; empty where it has none.
+
+    Raises:
+        MalformedRequest: The header is of more than `_MAX_PARAMETERS` characters.
+    """
+    content_type = request.headers.get("content-type", "")
+    _check_length("Content-Type", len(content_type))
+    return content_type.split(";")[0].strip().lower()
 
 
 def content_coding(request: Request, known: Sequence[str]) -> str:
@@ -90,6 +99,21 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # tempfile.SpooledTemporaryFile: never roll over
     is_whole = False
 
+    @property
+    def has_too_many(self) -> bool:
+        """Whether more parts came than there may be."""
+        return self._current_files > self.max_files or self._current_fields > self.max_fields
+
+    def on_headers_finished(self) -> None:
+        """Take the head of a part.
+
+        Raises:
+            MalformedRequest: Its Content-Disposition is too long.
+            MultiPartException: It cannot be used.
+        """
+        _check_length("Content-Disposition", len(self._current_part.content_disposition or b""))
+        super().on_headers_finished()
+
     def on_end(self) -> None:
         """Note the closing boundary."""
         self.is_whole = True
@@ -119,7 +143,8 @@ async def read_form(request: Request, chunks: Chunks, field: str, most: int) -> 
         max_fields=most,
         max_part_size=_MAX_TEXT_BYTES,
     )
-    what = f"a well-formed form with at most {most} file(s) in the field {field}"
+    files = "one file" if most == 1 else f"at most {most} files"
+    what = f"a well-formed form with {files} in the field {field}"
     try:
         form = await parser.parse()
         if not parser.is_whole:
@@ -127,11 +152,18 @@ async def read_form(request: Request, chunks: Chunks, field: str, most: int) -> 
             raise MalformedRequest(wanted, "a truncated one")
         return [await _take(upload) for upload in _uploads(form, field)]
     except MultiPartException as error:
-        raise MalformedRequest(what, error.message.rstrip(".")) from error
+        received = "more parts" if parser.has_too_many else error.message.rstrip(".")
+        raise MalformedRequest(what, received) from error
     except ValueError as error:  # from a codec that the sender chose for the names
         raise MalformedRequest(what, "one whose charset cannot be used") from error
     finally:
         parser.close()
+
+
+def _check_length(name: str, length: int) -> None:
+    if length > _MAX_PARAMETERS:
+        wanted = f"a {name} of at most {_MAX_PARAMETERS} characters"
+        raise MalformedRequest(wanted, f"one of {length}")
 
 
 async def _take(upload: UploadFile) -> bytes:

@@ -55,6 +55,8 @@ def serve() -> None:
     configure_logging(settings.log_level, settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` has it ignored
+        signal.signal(signal.SIGHUP, _hang_up)
     with ThreadPoolExecutor(1, "loading") as beside:
         registry = beside.submit(load_registry, settings)
         # Both imports here, so that a release is loading meanwhile. OpenVINO's comes first: while
@@ -204,6 +206,11 @@ def _end(*_: object) -> None:
     callbacks of an import, and then the service would go on.
     """
     os._exit(0)
+
+
+def _hang_up(*_: object) -> None:
+    """End as SIGTERM does: by itself a terminal that closes would cut off what runs."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _installed() -> tuple[EngineName, ...]:

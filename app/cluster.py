@@ -21,8 +21,8 @@ try:
     from ray import serve
 except ImportError:
     raise ImportError(
-        "Expected the extra scale to be installed (pip install 'covid-xray[scale]'); "
-        "received no Ray Serve."
+        "Expected the extra scale to be installed ("
+        "pip install --constraint constraints.txt --editable '.[scale]'); received no Ray Serve."
     ) from None
 
 NAME = "covid-xray"

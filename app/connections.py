@@ -10,6 +10,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.observability import log_unread
@@ -31,10 +32,15 @@ WRITE_TIMEOUT_S = 20.0
 """In which a client has to take something of an answer that the kernel has no room for."""
 
 _BESIDE_HEADER = len(": \r\n")
+_BLANKS = b" \t"
 
 
 class _HeadTooLarge(Exception):
     """The head of a request has more bytes than are read."""
+
+
+class _BadHead(Exception):
+    """The head of a request is of another form than HTTP's."""
 
 
 class _Joining:
@@ -101,6 +107,8 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._in_message = False
+        self._has_moved = False
+        self._head_again = b""
         self._head_bytes = 0
         self._unfinished_bytes = 0
         self._timeout_s = HEAD_TIMEOUT_S
@@ -145,11 +153,18 @@ class Protocol(HttpToolsProtocol):
             self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a head that has not ended yet must not become too large."""
+        """Read on; a head, or trailers, that have not ended yet must not become too large."""
         if self.transport.is_closing():
             return
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._has_moved = False
+        try:
+            self._parse(data)
+        except HttpParserError:
+            self._refuse_unread()
+            return
+        waits = self._in_head or (self._in_message and not self._has_moved)
+        if waits and not self.transport.is_closing():
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -169,16 +184,29 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer behind a body."""
         self._count(len(name) + len(value) + _BESIDE_HEADER)
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(_BLANKS))
 
     def on_headers_complete(self) -> None:
         """End the head, and start the request."""
+        if self.parser.should_upgrade():
+            self._head_again = self._head_without_upgrade()
+            return
+        self._check_host()
         self._in_head = False
+        self._has_moved = True
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._has_moved = True
+        self._unfinished_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """End the body, perhaps after the answer: then the connection waits for another request."""
+        if self._head_again:  # the body comes yet
+            return
         self._in_message = False
         super().on_message_complete()
         if not self._is_answering():
@@ -191,7 +219,40 @@ class Protocol(HttpToolsProtocol):
         if self._in_message and not self._is_answering():
             self._start_timer()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- all is said by the status
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse what came; no other protocol is taken up (RFC 9110, 7.8).
+
+        Where a client asks for one, the parser ends the request with its head, and would take the
+        body for another. So a new one reads the head again, without that wish, and what follows.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as stopped:
+                data = memoryview(data)[stopped.args[0] :]
+                head, self._head_again = self._head_again, b""
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        method = self.parser.get_method()
+        if method == b"CONNECT":  # no body, and what follows would be a tunnel's
+            raise _BadHead
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        lines += [b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+        return b"".join([*lines, b"\r\n"])
+
+    def _check_host(self) -> None:
+        """See that there is one Host, or in HTTP/1.0 at most one (RFC 9112, 3.2)."""
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            raise _BadHead
+
+    def _refuse_unread(self) -> None:
         """Answer what is no HTTP, or what `_count` has stopped."""
         too_large = self._head_bytes > MAX_HEAD_BYTES
         self._refuse(
@@ -205,7 +266,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer with a problem, and end the connection."""
-        if self._is_answering():  # an earlier request of this connection
+        if self._is_answering() and not self._leave():  # an earlier request of this connection
             self._socket.close()
             return
         special = {
@@ -218,8 +279,22 @@ class Protocol(HttpToolsProtocol):
         self.transport.writelines([STATUS_LINE[status], *lines, b"\r\n", response.body])
         self._end()
 
+    def _leave(self) -> bool:
+        """Take the request that is on its way from the application, if no answer to it has begun.
+
+        Returns:
+            Whether that is so, and no earlier request waits for an answer.
+        """
+        if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
+
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        if self.cycle is None or self.cycle.disconnected:
+            return False
+        return not self.cycle.response_complete
 
     def _close(self) -> None:
         """Close the connection, but hear out a client that was answered and is still sending."""

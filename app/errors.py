@@ -36,6 +36,7 @@ CovidXrayError
 │   ├── BulkInputInvalid          bulk-input-invalid          nothing to read, or no list of it
 │   └── BulkOutputTaken           bulk-output-taken           the folder is another run's
 ├── TracingUnavailable            tracing-unavailable         asked for, but not to be had
+├── AddressUnavailable            address-unavailable         nobody can listen there
 └── CapacityError                 time mends it
     ├── NotReady                  not-ready
     ├── Overloaded                overloaded                  carries `retry_after_s`
@@ -296,6 +297,13 @@ class TracingUnavailable(CovidXrayError):
 
     code = "tracing-unavailable"
     title = "Tracing is not available"
+
+
+class AddressUnavailable(CovidXrayError):
+    """The service cannot listen at the address and port that it is given."""
+
+    code = "address-unavailable"
+    title = "The address is not available"
 
 
 class CapacityError(CovidXrayError):

@@ -4,8 +4,6 @@ The problems are made by the errors that the service raises. A test holds every 
 schema, and those that can be brought about against what the service really answers.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from app.errors import UnsupportedImageType
@@ -264,12 +262,3 @@ def add_examples(document: Json) -> Json:
                     if examples:
                         content["examples"] = examples
     return document
-
-
-def documented(describe: Callable[[], Json]) -> Callable[[], Json]:
-    """Wrap what makes the OpenAPI document, so that it has the examples."""
-    return partial(_describe, describe)
-
-
-def _describe(describe: Callable[[], Json]) -> Json:
-    return add_examples(describe())

@@ -25,13 +25,23 @@ from app.uploads import SECONDS, TIMEOUT_HEADER, UploadMemory
 RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """In which a proxy is told how long it may wait for a replica's answer."""
 
+RAY_STAY_HEADER = "X-Request-Disconnect-Disabled"
+"""In which a proxy is told to let a replica go on when its client has left."""
+
 _WEIGHT = 0.1
 """Of the newest answer in the moving average of what an answer takes."""
 
 
 def middlewares() -> list[Middleware]:
     """Give what Ray puts around a proxy."""
-    return [Middleware(Ingress, memory_bytes=load_settings().upload_memory_bytes)]
+    settings = load_settings()
+    return [
+        Middleware(
+            Ingress,
+            memory_bytes=settings.upload_memory_bytes,
+            timeout_s=settings.request_timeout_s,
+        )
+    ]
 
 
 class Ingress:
@@ -41,10 +51,12 @@ class Ingress:
         app: The proxy.
         memory_bytes: Of all uploads that it holds at once: it takes in what clients send, also
             while no replica is free to read it.
+        timeout_s: Seconds that a request may take at most; a client may ask for fewer.
     """
 
-    def __init__(self, app: ASGIApp, memory_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, memory_bytes: int, timeout_s: float) -> None:
         self._app = app
+        self._timeout_s = timeout_s
         self._memory = UploadMemory(memory_bytes)
         self._answer_s = 0.0
 
@@ -54,7 +66,7 @@ class Ingress:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = _prepare(scope)
+        request_id = _prepare(scope, self._timeout_s)
         upload = _Upload(receive, self._memory)
         passed = _Answer(send)
         try:
@@ -68,7 +80,7 @@ class Ingress:
         headers = HEADERS | {"X-Request-ID": request_id}
         if not isinstance(error, DeadlinePassed):
             headers["Retry-After"] = str(self._retry_after_s)
-        await answer(to_problem(error), headers)(scope, receive, send)
+        await answer(to_problem(error), headers, path=scope["path"])(scope, receive, send)
 
     @property
     def _retry_after_s(self) -> int:
@@ -172,8 +184,12 @@ def _keep_one(head: Message) -> None:
         headers["X-Request-ID"] = own  # and with that, the only one
 
 
-def _prepare(scope: Scope) -> str:
+def _prepare(scope: Scope, most_s: float) -> str:
     """Give a request an id that may be logged, and tell the proxy its deadline.
+
+    Args:
+        scope: Of the request.
+        most_s: Seconds; a deadline that is no earlier is left to the proxy, which has its own.
 
     Returns:
         The id.
@@ -181,7 +197,8 @@ def _prepare(scope: Scope) -> str:
     headers = MutableHeaders(scope=scope)
     request_id = headers["X-Request-ID"] = read_request_id(headers)
     asked = headers.get(TIMEOUT_HEADER, "")
-    del headers[RAY_TIMEOUT_HEADER]  # a client could have it wait for ever
-    if re.fullmatch(SECONDS, asked):
+    for name in (RAY_TIMEOUT_HEADER, RAY_STAY_HEADER):  # a client could keep a place for ever
+        del headers[name]
+    if re.fullmatch(SECONDS, asked) and float(asked) < most_s:
         headers[RAY_TIMEOUT_HEADER] = asked
     return request_id

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from app.head import answer_head
 from app.observability import NO_OTHER_TELEMETRY, observe
 from app.opening import LoadRegistry, load_registry, open_service
 from app.routes import DOCUMENTATION, add_routes
@@ -32,7 +33,12 @@ def create_app(settings: Settings, load: LoadRegistry = load_registry) -> FastAP
         async with open_service(settings, load, app.state.recorder) as app.state.service:
             yield
 
-    app: FastAPI = FastAPIOffline(lifespan=lifespan, telemetry=NO_OTHER_TELEMETRY, **DOCUMENTATION)
+    app: FastAPI = FastAPIOffline(
+        lifespan=lifespan,
+        telemetry=NO_OTHER_TELEMETRY,
+        redirect_slashes=False,  # behind a proxy with TLS it would send clients and keys to http
+        **DOCUMENTATION,
+    )
     limits = UploadLimits(
         max_bytes=settings.max_upload_bytes,
         max_batch=settings.max_batch,
@@ -43,5 +49,6 @@ def create_app(settings: Settings, load: LoadRegistry = load_registry) -> FastAP
     app.state.uploads = UploadReader(limits)
     add_routes(app, access.schemes, settings)
     app.add_middleware(Guard, access=access)
-    observe(app, show_metrics=settings.metrics != "off")  # last: it wraps all that was added before
+    observe(app, show_metrics=settings.metrics != "off")  # it wraps all that was added before
+    answer_head(app)  # last: to all of it a HEAD is a GET
     return app

@@ -109,7 +109,10 @@ def note_problem(code: str) -> None:
 def _add_metrics_page(app: FastAPI) -> None:
     @app.get(METRICS_PATH, include_in_schema=False)
     async def _metrics(request: Request) -> Response:
-        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        except TypeError:  # raised by a version that is no number
+            encode, media_type = choose_encoder("")
         return Response(encode(await app.state.gather()), media_type=media_type)
 
 

@@ -13,7 +13,7 @@ from app.processor import available_cpus
 from app.registry import Registry
 from app.scheduler import Scheduler
 from app.service import UNRECORDED, InferenceService, Recorder
-from app.settings import Settings
+from app.settings import Settings, make_cache_dir
 from app.upkeep import kept_up
 
 LoadRegistry = Callable[[Settings], Registry]
@@ -30,7 +30,9 @@ def load_registry(settings: Settings, new_engine: EngineFactory = open_engine) -
     Raises:
         ReleaseError: There is no release that can be served.
         EngineUnavailable: The engine is not installed.
+        SettingsInvalid: The folder for compiled networks cannot be used.
     """
+    make_cache_dir(settings)
     options = EngineOptions(
         settings.engine, settings.precision, _threads(settings), settings.cache_dir
     )

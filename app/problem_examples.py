@@ -27,10 +27,17 @@ from app.schemas import Problem
 _UNAUTHORIZED = Unauthorized("an API key of this service", "none")
 _NOT_READY = NotReady("a loaded release", "a service that is starting or stopping")
 
-_ON_ANY_UPLOAD: tuple[CovidXrayError, ...] = (
+_ON_ANY_BODY: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
     UploadStalled("a body without pauses of 10 s", "one"),
     PayloadTooLarge("a body of at most 67108864 bytes", "more"),
+    CovidXrayError("", ""),
+    Overloaded("1 free of 65 places", "0", retry_after_s=1),
+    _NOT_READY,
+    DeadlinePassed("an answer before the request's deadline", "none in time"),
+)
+_ON_ANY_UPLOAD: tuple[CovidXrayError, ...] = (
+    *_ON_ANY_BODY,
     UnsupportedImageType("a PNG, JPEG or DICOM file", "a PDF"),
     UnreadableImage("an intact PNG file", "a truncated or corrupt PNG"),
     UnsupportedImage("an image of at least 64 x 64 pixels", "32 x 32"),
@@ -38,20 +45,26 @@ _ON_ANY_UPLOAD: tuple[CovidXrayError, ...] = (
         "a frontal chest X-ray, with an acceptance score of at least 0.5",
         "an image with the score 0.1",
     ),
-    CovidXrayError("", ""),
-    Overloaded("1 free of 65 places", "0", retry_after_s=1),
-    _NOT_READY,
-    DeadlinePassed("an answer before the request's deadline", "none in time"),
+)
+_ON_FORM: tuple[CovidXrayError, ...] = (
+    MalformedRequest("seconds above 0 in X-Request-Timeout, such as 2.5", "another value"),
+    UnsupportedEncoding("a body without Content-Encoding", "one with it"),
 )
 _ON_UPLOAD: tuple[CovidXrayError, ...] = (
     *_ON_ANY_UPLOAD,
+    *_ON_FORM,
     MalformedRequest("a form with the field file and a closing boundary", "a truncated one"),
-    MalformedRequest("seconds in X-Request-Timeout, such as 2.5", "4 characters of another form"),
     NotAcceptable("an Accept of one of application/json, application/fhir+json", "none of them"),
     UnsupportedImageType(
         "multipart/form-data with the field file, or application/dicom", "another content type"
     ),
-    UnsupportedEncoding("a body without Content-Encoding", "one with it"),
+)
+_ON_BATCH: tuple[CovidXrayError, ...] = (
+    *_ON_ANY_BODY,
+    *_ON_FORM,
+    MalformedRequest("a well-formed form with at most 16 files in the field files", "more parts"),
+    MalformedRequest("a form with the field files and a closing boundary", "a truncated one"),
+    UnsupportedImageType("multipart/form-data with the field files", "another content type"),
 )
 _ON_TENSORS: tuple[CovidXrayError, ...] = (
     _UNAUTHORIZED,
@@ -125,7 +138,9 @@ def _errors(path: str) -> tuple[CovidXrayError, ...]:
         return _ON_INFERENCE if path.endswith("/infer") else _ON_TENSORS
     if path.startswith("/dicomweb"):
         return _ON_STORE
-    return _ON_MODELS if path.startswith("/v1/models") else _ON_UPLOAD
+    if path.startswith("/v1/models"):
+        return _ON_MODELS
+    return _ON_BATCH if path.endswith("/batch") else _ON_UPLOAD
 
 
 def _matches(found: int, status: str) -> bool:

@@ -16,6 +16,29 @@ MEDIA_TYPE = "application/problem+json"
 INFERENCE_PROTOCOL = "/v2"
 """Where its paths begin."""
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+_HEADERS: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.UNAUTHORIZED: {
+        "WWW-Authenticate": {
+            "description": "How to send a key.",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+    },
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: {
+        "Accept-Encoding": {
+            "description": "What a body may be compressed by, where it was by something else.",
+            "schema": {"type": "string"},
+        }
+    },
+    HTTPStatus.SERVICE_UNAVAILABLE: {
+        "Retry-After": {
+            "description": "Seconds after which to ask again.",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    },
+}
+"""Of the answers that carry problems, by status, for the documentation."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +81,7 @@ def problems(
     return {
         status: {
             "description": HTTPStatus(status).phrase if isinstance(status, int) else "A problem",
+            "headers": dict(_HEADERS.get(status, {})),
             "content": {MEDIA_TYPE: {"schema": dict(schema)}},
         }
         for status in statuses

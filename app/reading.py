@@ -63,10 +63,10 @@ class Reading:
 
     @property
     def remark(self) -> str:
-        """What a person should know beside the answer: warnings, or why there is none."""
+        """What a person should know beside the answer, or why there is none."""
         if self.prediction is None:
             return str(self.problem["detail"]) if self.problem else ""
-        return " ".join(each["code"] for each in self.prediction["warnings"])
+        return " ".join(remarks_on(self.prediction))
 
     def as_json(self) -> str:
         """Write it as one line of JSON."""
@@ -75,10 +75,24 @@ class Reading:
 
     def as_row(self) -> str:
         """Write it as one line of text."""
-        if self.prediction is None:
-            return f"{'-':<10} {'-':>6}  {self.file}  {self.remark}"
-        label = self.prediction["label"]
-        return f"{label:<10} {self.positive:6.1%}  {self.file}  {self.remark}".rstrip()
+        return write_row(self.prediction, str(self.file), self.remark)
+
+
+def remarks_on(prediction: Content) -> list[str]:
+    """Name a prediction's warnings, and where the model says itself that it has no answer."""
+    sets = prediction["prediction_set"]
+    empty = [f"no-answer-at-{confidence}" for confidence, labels in sets.items() if not labels]
+    return [each["code"] for each in prediction["warnings"]] + empty
+
+
+def write_row(prediction: Content | None, name: str, remark: str) -> str:
+    """Write a line of text: label, the first label's probability, whose they are, a remark."""
+    label = probability = "-"
+    if prediction:
+        label = prediction["label"]
+        positive, value = next(iter(prediction["probabilities"].items()))
+        probability = f"p({positive})={value:.1%}"
+    return f"{label:<10} {probability:<18}  {name}  {remark}".rstrip()
 
 
 def find_files(arguments: Iterable[str]) -> list[Path]:
@@ -108,7 +122,7 @@ def walk(folder: str) -> Iterator[str]:
     """Find a folder's PNG, JPEG and DICOM files, also those below, in no order.
 
     Links to folders are not followed. A folder that cannot be listed is given as if it were a file,
-    and so is what cannot be looked at: to read it tells why.
+    and so is what cannot be looked at, or is a link to nothing: to read it tells why.
     """
     try:
         with os.scandir(folder) as entries:
@@ -134,7 +148,9 @@ def _is_xray(path: Path) -> bool:
     if named is False:
         return False
     try:
-        return path.is_file() and (named or _is_dicom(path))
+        if not path.is_file():
+            return path.is_symlink() and not path.exists()
+        return named or _is_dicom(path)
     except FileNotFoundError:  # it has gone meanwhile
         return False
     except OSError:
@@ -215,7 +231,7 @@ def _read_key(path: Path) -> str:
         key = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise KeysInvalid(f"an API key in {path}", "no text that can be read") from error
-    if not key or key.split() != [key]:
+    if not key.isprintable() or key.split() != [key]:
         raise KeysInvalid(f"one API key and nothing else in {path}", "another text")
     return key
 

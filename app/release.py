@@ -176,6 +176,15 @@ class Training(_Model):
     dataset: Dataset
 
 
+class Network(_Model):
+    """The release whose network this is, file by file: none was trained or exported anew."""
+
+    name: str
+    version: int
+    digest: Sha256
+    hardware: str = Field(description="What it was measured anew on.")
+
+
 class Manifest(_Model):
     """`manifest.json` of a release."""
 
@@ -200,6 +209,9 @@ class Manifest(_Model):
     )
     golden: Golden
     training: Training
+    network_of: Network | None = Field(
+        default=None, description="Where a network that was there was measured anew: whose it is."
+    )
     files: dict[str, Sha256] = Field(description="Path inside the release → SHA-256.")
 
     @model_validator(mode="after")

@@ -24,11 +24,11 @@ from app.errors import (
     Overloaded,
     UnsupportedEncoding,
 )
-from app.examples import documented
 from app.gate import Gate
 from app.inference_protocol.routes import add_inference_protocol, v2
 from app.negotiation import Form, describe_forms, read_form
 from app.observability import note_problem
+from app.openapi import documented
 from app.overlay import OPACITY
 from app.page import add_page
 from app.problems import answer, problems, retry_after_s, to_problem
@@ -91,6 +91,8 @@ WithLegend = Annotated[
 Batch = Annotated[Upload, Depends(_read_batch, scope="function")]
 
 
+_VALID = {"opacity": "an opacity from 0 to 1"}
+"""What is expected of a parameter, where its name does not say it."""
 _BINARY = {"type": "string", "format": "binary"}
 
 
@@ -218,14 +220,12 @@ async def show_card(service: Service, version: Version) -> Response:
     return Response(card, media_type=f"{MARKDOWN}; charset=utf-8")
 
 
-@health.head("/live", include_in_schema=False)
 @health.get("/live")
 async def is_alive() -> AliveSchema:
     """Tell that the process answers."""
     return AliveSchema()
 
 
-@health.head("/ready", include_in_schema=False)
 @health.get("/ready", responses=problems(503))
 async def is_ready(request: Request, service: Service) -> ReadySchema:
     """Tell that a release is loaded and warm, and that the service is not about to stop."""
@@ -249,7 +249,8 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delive
     add_inference_protocol(app, schemes)
     app.add_middleware(Gate, routes=_uploads(v1, studies, v2))
     add_page(app)
-    app.openapi = documented(app.openapi)  # type: ignore[method-assign]  # as FastAPI has it extended
+    max_batch = app.state.uploads.limits.max_batch
+    app.openapi = documented(app.openapi, max_batch)  # type: ignore[method-assign]  # as FastAPI has it extended
 
     @app.exception_handler(CovidXrayError)
     async def _known(request: Request, error: CovidXrayError) -> JSONResponse:
@@ -265,7 +266,7 @@ def add_routes(app: FastAPI, schemes: Sequence[params.Depends], delivery: Delive
         first = error.errors()[0]
         where = first["loc"][1]
         values = first.get("ctx", {}).get("expected")
-        expected = f"{where} of {values}" if values else f"a valid {where}"
+        expected = f"{where} of {values}" if values else _VALID.get(where, f"a valid {where}")
         return answer(to_problem(MalformedRequest(expected, "another value")))
 
     @app.exception_handler(ClientDisconnect)

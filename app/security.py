@@ -54,7 +54,7 @@ _DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 _PAGE = ("/page/",)
 
 _SCHEMES = (
-    APIKeyHeader(name="X-API-Key", scheme_name="API key", auto_error=False),
+    APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False),
     HTTPBearer(scheme_name="Bearer", description="The same key.", auto_error=False),
 )
 

@@ -2,18 +2,23 @@
 
 import asyncio
 import ctypes
+import errno
 import gc
+import logging
+import os
 import signal
 import socket
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from app.connections import Protocol
+from app.errors import AddressUnavailable
 from app.main import create_app
 from app.opening import LoadRegistry, load_registry
 from app.service import InferenceService
@@ -22,6 +27,58 @@ from app.settings import Settings
 _SO_ATTACH_FILTER = 26
 _RETURN = 0x06
 """Both of Linux' headers, and the same on x86-64 and ARM."""
+
+_NOT_THERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Take a port, without listening: until a release is loaded, clients are refused.
+
+    Args:
+        host: An address, or a name of several: then those that this machine has.
+        port: The port.
+
+    Raises:
+        AddressUnavailable: It cannot be had.
+    """
+    with ExitStack() as stack:
+        try:
+            sockets = _bind(host, port, stack)
+        except (OSError, UnicodeError) as error:
+            raise _unavailable(host, port, error) from error
+        yield sockets
+
+
+def _bind(host: str, port: int, stack: ExitStack) -> list[socket.socket]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    for family, _, _, _, address in found:
+        try:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+        else:
+            sockets.append(listener)
+    if not sockets:
+        raise OSError(errno.EADDRNOTAVAIL, "")
+    return sockets
+
+
+def _unavailable(host: str, port: int, error: OSError | UnicodeError) -> AddressUnavailable:
+    number = error.errno if isinstance(error, OSError) and error.errno else 0
+    reason = os.strerror(number).lower() if number > 0 else "no such host"
+    return AddressUnavailable(
+        "a free port and an address of this machine in COVID_XRAY_PORT and COVID_XRAY_HOST",
+        f"{port} and {host}: {reason}",
+    )
 
 
 class LeavingServer(uvicorn.Server):
@@ -56,6 +113,21 @@ class LeavingServer(uvicorn.Server):
         stop = super().handle_exit
         self._loop.call_soon_threadsafe(self._close_with_answers)
         self._loop.call_soon_threadsafe(self._loop.call_later, self._leaving_s, stop, sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen.
+
+        Raises:
+            AddressUnavailable: Another process began to, since the port was bound.
+        """
+        host, port = self.config.host, self.config.port
+        try:
+            for each in sockets or ():
+                each.listen(self.config.backlog)  # uvloop would not say that it cannot
+        except OSError as error:
+            raise _unavailable(host, port, error) from error
+        await super().startup(sockets)
+        _log.info("Listening on %s, port %d.", host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and wait for what runs."""
@@ -145,11 +217,13 @@ def run(settings: Settings, load: LoadRegistry = load_registry) -> None:
 
     async def serve() -> None:
         # Inside the application's lifespan, so that a failing start raises here.
-        async with app.router.lifespan_context(app):
-            spare_collector()
-            for number in HANDLED_SIGNALS:
-                signal.signal(number, _end)
-            await LeavingServer(config, app.state.service, settings.leaving_s).serve()
+        with bound(settings.host, settings.port) as sockets:
+            async with app.router.lifespan_context(app):
+                spare_collector()
+                for number in HANDLED_SIGNALS:
+                    signal.signal(number, _end)
+                server = LeavingServer(config, app.state.service, settings.leaving_s)
+                await server.serve(sockets)
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serve())

@@ -16,8 +16,8 @@ from app.engines import Predictions
 from app.errors import CovidXrayError, NotReady
 from app.imaging import DicomInstance, ImageWarning, Limits, Pixels, Radiograph, decode
 from app.overlay import OPACITY, Legend, add_legend, draw_overlay, encode_png
-from app.registry import Registry
-from app.release import Manifest, Release
+from app.registry import Registry, Serving
+from app.release import EngineName, Manifest, Precision, Release
 from app.scheduler import Place, Scheduler
 
 T = TypeVar("T")
@@ -73,11 +73,13 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What answered."""
+    """What answered: a release, and what computed it."""
 
     name: str
     version: int
     digest: str
+    engine: EngineName
+    precision: Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Prediction:
 class _Analysis:
     """One image's way through the service: what was decoded, and the model's one row for it."""
 
-    release: Release
+    serving: Serving
     radiograph: Radiograph
     probabilities: NDArray[np.float32]
     heatmap: NDArray[np.float32]
@@ -300,17 +302,17 @@ class InferenceService:
         self.begin(place)
         radiograph, image = self.decode(data)
         decoded = time.monotonic()
-        release, answer = self.run_model(place, image)
+        serving, answer = self.run_model(place, image)
         done = time.monotonic()
-        acceptance = _acceptance(release, answer)
+        acceptance = _acceptance(serving.release, answer)
         return _Analysis(
-            release=release,
+            serving=serving,
             radiograph=radiograph,
             probabilities=answer.probabilities[0],
             heatmap=answer.heatmap[0],
             acceptance=acceptance,
             warnings=radiograph.warnings
-            + judge(release.manifest, acceptance, refuses=self._refuses),
+            + judge(serving.release.manifest, acceptance, refuses=self._refuses),
             timings_s={
                 "decode": decoded - start,
                 "queue": place.waited_s,
@@ -335,8 +337,10 @@ class InferenceService:
         self.recorder.record_stage("decode", start, time.monotonic())
         return radiograph, image
 
-    def run_model(self, place: Place, image: Pixels) -> tuple[Release, Predictions]:
+    def run_model(self, place: Place, image: Pixels) -> tuple[Serving, Predictions]:
         """Ask the release that answers about one image, uint8 `[224, 224, 1]`.
+
+        The engine may be closed by the time that it is given back.
 
         Raises:
             EngineError: Inference failed.
@@ -349,7 +353,7 @@ class InferenceService:
         self.recorder.record_stage("inference", start, time.monotonic())
         version, acceptance = serving.release.manifest.version, _acceptance(serving.release, answer)
         self.recorder.record_acceptance(version, acceptance.score, accepted=acceptance.is_enough)
-        return serving.release, answer
+        return serving, answer
 
 
 def _acceptance(release: Release, answer: Predictions) -> Acceptance:
@@ -357,7 +361,8 @@ def _acceptance(release: Release, answer: Predictions) -> Acceptance:
 
 
 def _decide(analysis: _Analysis) -> Prediction:
-    manifest = analysis.release.manifest
+    release, engine = analysis.serving.release, analysis.serving.engine
+    manifest = release.manifest
     radiograph = analysis.radiograph
     decision = decide(manifest, analysis.probabilities.tolist())
     return Prediction(
@@ -375,7 +380,13 @@ def _decide(analysis: _Analysis) -> Prediction:
             radiograph.sha256,
             radiograph.dicom,
         ),
-        model=ModelInfo(manifest.name, manifest.version, analysis.release.digest),
+        model=ModelInfo(
+            manifest.name,
+            manifest.version,
+            release.digest,
+            engine.name,
+            engine.precision,
+        ),
         timings_ms={
             stage: round(1000 * seconds, 3) for stage, seconds in analysis.timings_s.items()
         },

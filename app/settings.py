@@ -1,6 +1,7 @@
 """The environment, read once into frozen settings: `COVID_XRAY_PORT=9000` sets `port`."""
 
 import difflib
+import errno
 import math
 import os
 from pathlib import Path
@@ -10,6 +11,15 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "COVID_XRAY_"
+
+_YEAR_S = 365 * 24 * 3600
+"""The longest time. Somewhat beyond it clocks overflow, and an endless one has no whole seconds."""
+_MOST = 2**40
+"""The largest count: of bytes, more than a machine has."""
+
+_Seconds = Annotated[float, Field(gt=0, le=_YEAR_S)]
+_SecondsOrNone = Annotated[float, Field(ge=0, le=_YEAR_S)]
+_Count = Annotated[int, Field(ge=1, le=_MOST)]
 
 
 class SettingsInvalid(ValueError):
@@ -28,8 +38,8 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None,
         description="File with a line for each API key that is accepted: its hash, as "
-        "`covid-xray key` prints it. It is read again when it changes. Where not set, everybody "
-        "may ask.",
+        "`covid-xray key` prints it. It is read again when it changes; with no keys in it, or "
+        "when it is gone, nobody may ask any more. Where not set, everybody may ask.",
     )
     allow_anonymous: bool = Field(
         default=False,
@@ -57,7 +67,7 @@ class Settings(BaseSettings):
     model_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")] = Field(
         default="covid19-resnet50", description="Which model of the store is served."
     )
-    model_version: Annotated[int, Field(ge=1)] | None = Field(
+    model_version: _Count | None = Field(
         default=None, description="The version to serve; the newest where not set."
     )
     engine: Literal["auto", "openvino", "tensorflow"] = Field(
@@ -83,48 +93,48 @@ class Settings(BaseSettings):
         description="What happens to an image that is no frontal chest X-ray: enforce refuses it, "
         "warn answers with a warning.",
     )
-    max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
+    max_upload_bytes: Annotated[int, Field(ge=1024, le=_MOST)] = Field(
         default=64 * 2**20,
         description="Largest body of one request, in bytes, with all of its files.",
     )
-    upload_memory_bytes: Annotated[int, Field(ge=1024)] = Field(
+    upload_memory_bytes: Annotated[int, Field(ge=1024, le=_MOST)] = Field(
         default=256 * 2**20,
         description="Bytes of uploads that are held in memory at once, over all requests; one that "
         "would need more is answered with 503.",
     )
-    upload_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    upload_idle_timeout_s: _Seconds = Field(
         default=10.0,
         description="Seconds in which nothing of an upload arrives; after them it gets a 408.",
     )
-    max_pixels: Annotated[int, Field(ge=224 * 224)] = Field(
+    max_pixels: Annotated[int, Field(ge=224 * 224, le=_MOST)] = Field(
         default=64_000_000, description="Largest image that is decoded, width times height."
     )
     max_batch: Annotated[int, Field(ge=1, le=256)] = Field(
         default=16, description="Most files in one batch request."
     )
-    queue_limit: Annotated[int, Field(ge=1)] = Field(
+    queue_limit: _Count = Field(
         default=64, description="Images that may wait for a thread; one more is answered with 503."
     )
-    request_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    request_timeout_s: _Seconds = Field(
         default=30.0,
         description="Seconds from a request's head to its answer; after them it gets a 504.",
     )
-    hang_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    hang_timeout_s: _Seconds = Field(
         default=60.0,
         description="Seconds that decoding and inference of one image may take; after them the "
         "service takes its engine to hang, and ends with code 70 for its supervisor to restart.",
     )
-    follow_s: Annotated[float, Field(ge=0)] = Field(
+    follow_s: _SecondsOrNone = Field(
         default=10.0,
         description="Seconds between two looks into the model store for another release to serve; "
         "0 for none but at the start.",
     )
-    leaving_s: Annotated[float, Field(ge=0)] = Field(
+    leaving_s: _SecondsOrNone = Field(
         default=1.0,
-        description="Seconds after SIGTERM in which readiness fails while all requests are still "
-        "answered; then the service stops listening.",
+        description="Seconds after SIGTERM (or SIGHUP) in which readiness fails while all requests "
+        "are still answered; then the service stops listening.",
     )
-    shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
+    shutdown_timeout_s: Annotated[int, Field(ge=0, le=_YEAR_S)] = Field(
         default_factory=lambda chosen: math.ceil(chosen["request_timeout_s"]),
         description="Seconds that running requests get to finish when the service is stopped; "
         "where not set, as long as `request_timeout_s` lets them run. With less, one that still "
@@ -144,22 +154,22 @@ class Settings(BaseSettings):
         description="File with the password of `dicomweb_user`, or where that is not set with a "
         "bearer token. It is read for every delivery, so that a token can be renewed.",
     )
-    dicomweb_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    dicomweb_timeout_s: _Seconds = Field(
         default=30.0, description="Seconds that the DICOMweb server may be silent."
     )
-    outbox_items: Annotated[int, Field(ge=1)] = Field(
+    outbox_items: _Count = Field(
         default=1000,
         description="Results that may wait for the DICOMweb server, in memory; while there are so "
         "many, /dicomweb/studies answers with 503, and the sender keeps its images.",
     )
-    outbox_bytes: Annotated[int, Field(ge=2**20)] = Field(
+    outbox_bytes: Annotated[int, Field(ge=2**20, le=_MOST)] = Field(
         default=256 * 2**20, description="Bytes of all results that may wait."
     )
-    outbox_age_s: Annotated[float, Field(gt=0)] = Field(
+    outbox_age_s: _Seconds = Field(
         default=24 * 3600.0,
         description="Seconds after which a result that could not be delivered is given up.",
     )
-    outbox_close_s: Annotated[float, Field(ge=0)] = Field(
+    outbox_close_s: _SecondsOrNone = Field(
         default=5.0,
         description="Seconds after the last request in which the service, when it is stopped, "
         "tries to deliver what waits; the rest is lost and logged.",
@@ -233,3 +243,26 @@ def load_settings() -> Settings:
         message = first["msg"].removeprefix("Value error, ")
         received = f"; received {first['input']!r}" if where else ""
         raise SettingsInvalid(f"{where}{message}{received}.") from error
+
+
+def make_cache_dir(settings: Settings) -> None:
+    """Make the folder for compiled networks, where one is set; it may be filled and read-only.
+
+    OpenVINO would accuse the release of a folder that it cannot make, and ends the process at one
+    that it may not look into.
+
+    Raises:
+        SettingsInvalid: There can be no such folder, or its files cannot be read.
+    """
+    folder = settings.cache_dir
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.R_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise SettingsInvalid(
+            f"{PREFIX}CACHE_DIR: expected a folder to read and fill; received {folder} ({reason})."
+        )

@@ -83,7 +83,8 @@ def _exporting_tracer() -> Tracer:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise TracingUnavailable(
-            "the extra otel to be installed (pip install covid-xray[otel]), "
+            "the extra otel to be installed "
+            "(pip install --constraint constraints.txt --editable '.[otel]'), "
             "since OTEL_EXPORTER_OTLP_ENDPOINT is set",
             "none that imports",
         ) from error

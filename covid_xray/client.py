@@ -1,6 +1,7 @@
 """The clients. Both say the same, and differ only in how they wait."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _PROBLEM = "application/problem+json"
 _PREDICTION = TypeAdapter(Prediction)
 _VERSIONS = TypeAdapter(Versions)
 _BATCH: TypeAdapter[list[Prediction | Problem]] = TypeAdapter(list[Prediction | Problem])
+_WORD = r"[!-~]+"
 _CONNECT_S = 10.0
 _LEAST_S, _MOST_S = 0.001, 1e6
 _LATER_S = 5.0
@@ -83,6 +85,8 @@ def _options(address: str, api_key: str | None, timeout_s: float) -> dict[str, A
         )
     headers = {"X-Request-Timeout": f"{timeout_s:.3f}"}
     if api_key is not None:
+        if not re.fullmatch(_WORD, api_key):
+            raise ValueError("Expected an API key, one word in ASCII; received another text.")
         headers["X-API-Key"] = api_key
     timeout = httpx.Timeout(timeout_s + _LATER_S, connect=min(_CONNECT_S, timeout_s))
     return {"base_url": address, "headers": headers, "timeout": timeout}
@@ -152,14 +156,16 @@ class Client:
         address: Of the service, such as `http://127.0.0.1:8000`; with a path where it is behind
             one.
         api_key: What the service's operator gave.
-        timeout_s: Seconds from a request to its answer. The service is told of them
-            (`X-Request-Timeout`), and drops what comes too late.
+        timeout_s: Seconds that the service is given from a request to its answer
+            (`X-Request-Timeout`); it drops what comes too late. The client itself waits 5 s longer,
+            each time that it sends or receives something: where a network or a proxy is slow and
+            does not stop, a call may take longer than that.
         retries: When a request is sent again.
         transport: What sends, for tests and special networks.
 
     Raises:
         Unreachable: The address is none of the web.
-        ValueError: The timeout is none.
+        ValueError: The timeout or the API key is none.
     """
 
     def __init__(
@@ -203,10 +209,14 @@ class Client:
     def predict_batch(self, images: Sequence[Image]) -> list[Prediction | Problem]:
         """Have several X-rays read in one request: for each, in their order, what came of it.
 
+        Where there are none, nothing is asked.
+
         Raises:
             ProblemReceived: The service does not answer for any, and says why.
             CovidXrayError: There is no answer that can be used.
         """
+        if not images:
+            return []
         call = _predict_batch([_read(image) for image in images])
         return _parse(_BATCH, self._send(call))
 
@@ -261,14 +271,16 @@ class AsyncClient:
         address: Of the service, such as `http://127.0.0.1:8000`; with a path where it is behind
             one.
         api_key: What the service's operator gave.
-        timeout_s: Seconds from a request to its answer. The service is told of them
-            (`X-Request-Timeout`), and drops what comes too late.
+        timeout_s: Seconds that the service is given from a request to its answer
+            (`X-Request-Timeout`); it drops what comes too late. The client itself waits 5 s longer,
+            each time that it sends or receives something: where a network or a proxy is slow and
+            does not stop, a call may take longer than that.
         retries: When a request is sent again.
         transport: What sends, for tests and special networks.
 
     Raises:
         Unreachable: The address is none of the web.
-        ValueError: The timeout is none.
+        ValueError: The timeout or the API key is none.
     """
 
     def __init__(
@@ -307,6 +319,8 @@ class AsyncClient:
 
     async def predict_batch(self, images: Sequence[Image]) -> list[Prediction | Problem]:
         """Have several X-rays read in one request; see `Client.predict_batch`."""
+        if not images:
+            return []
         call = _predict_batch([await anyio.to_thread.run_sync(_read, image) for image in images])
         return _parse(_BATCH, await self._send(call))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.reading import write_row
 from app.settings import Settings
 from tests import fakes
 from tests.integration.server import Server, Start
@@ -21,6 +22,9 @@ PROGRAM = '#!/bin/sh\nexec {python} -c "from app.cli import main; main()" "$@"\n
 
 def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+LINE = r"(COVID-19|Normal) +p\(COVID-19\)=\d+\.\d% +\S+\.png(  \S+)?"
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def test_an_example_for_the_shell_works(
         lines = (folder / "answers.jsonl").read_text().splitlines()
         assert [json.loads(line)["label"] for line in lines] == ["COVID-19", "Normal"]
     elif "covid-xray" in example:
-        assert re.fullmatch(r"((COVID-19|Normal) +\d+\.\d%  \S+\.png\n){2,3}", out)
+        assert re.fullmatch(rf"({LINE}\n){{2,3}}", out)
     else:
         assert json.loads(out)
 
@@ -84,8 +88,8 @@ def test_an_example_for_the_shell_works(
 PRINTED = [
     r"COVID-19\n",
     r"COVID-19 {'COVID-19': 0\.\d+, 'Normal': 0\.\d+} \['COVID-19'\]\n",
-    r"xrays/1\.png COVID-19\nxrays/2\.png Normal\n",
-    r"COVID-19\nNormal\n",
+    r"(xrays/\d+\.png (COVID-19|Normal)\n){17}",
+    r"((COVID-19|Normal)\n){17}",
 ]
 
 
@@ -93,8 +97,20 @@ PRINTED = [
 def test_an_example_in_python_works(
     server: Server, folder: Path, tiny_store: Path, example: str, printed: str
 ) -> None:
+    for number in range(3, 18):  # one more than a request holds
+        (folder / "xrays" / f"{number}.png").write_bytes(fakes.gray_png(51))
     out = run([sys.executable, "-W", "error", "-c", at(server, example)], folder, tiny_store)
     assert re.fullmatch(printed, out)
+
+
+def test_the_shown_lines_of_the_command_line_are_written_so() -> None:
+    (shown,) = blocks("text")
+    for line in shown.splitlines():
+        assert re.fullmatch(LINE, line)
+        label, told, name, *remarks = line.split()
+        positive = float(told.removeprefix("p(COVID-19)=").removesuffix("%")) / 100
+        content = {"label": label, "probabilities": {"COVID-19": positive}}
+        assert write_row(content, name, " ".join(remarks)) == line
 
 
 def test_the_first_example_in_python_has_three_lines() -> None:

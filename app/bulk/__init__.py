@@ -41,9 +41,10 @@ class Asked:
         source: A file, a folder, a pattern, a Parquet list (column `path`), or any of them at an
             address that fsspec knows, such as `s3://bucket/folder`.
         out: The folder of the rows.
-        address: Of a Ray cluster; without it one is started on this machine, for this run.
+        address: Of a Ray cluster; with none, one is started on this machine, for this run.
         workers: Engines in all; one a machine where not given.
-        part_s: Seconds after which rows are in the folder at the latest: what a kill may cost.
+        part_s: Seconds after which rows go into the folder with the next that come: what a kill
+            may cost.
     """
 
     source: str
@@ -71,9 +72,12 @@ def score_files(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise BulkUnavailable(
-            "the extra scale to be installed (pip install 'covid-xray[scale]')",
+            "the extra scale to be installed "
+            "(pip install --constraint constraints.txt --editable '.[scale]')",
             f"no {' and no '.join(missing)}",
         )
+    if asked.address is not None and not asked.address.strip():
+        raise BulkUnavailable("the address of a Ray cluster", "an empty text")
     from app.bulk.run import run  # noqa: PLC0415 -- needs the extra, and seconds
 
     return run(asked, settings, new_engine)

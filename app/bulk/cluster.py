@@ -102,11 +102,12 @@ def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
         The cores of each machine.
 
     Raises:
-        BulkUnavailable: There is no cluster at the address, or Ray does not start.
+        BulkUnavailable: There is no cluster at the address, its token is another, or Ray does not
+            start.
     """
     if address:
         _knock(address)
-    ray = _import_ray(alone=address is None)
+    ray = _import_ray(alone=not address)
     options: dict[str, Any] = {"address": address} if address else _alone(cores)
     for attempt in range(_STARTS):
         try:
@@ -115,7 +116,7 @@ def open_cluster(address: str | None, cores: int) -> Iterator[list[int]]:
             break
         except Exception as error:  # it raises plain Exception, and more
             if address or attempt == _STARTS - 1:
-                where = f"at {address}" if address else "on this machine"
+                where = f"at {address} with the same token" if address else "on this machine"
                 raise BulkUnavailable(f"a Ray cluster {where}", _said(error)) from error
             _log.warning("Ray does not start; it is tried again.")
     try:

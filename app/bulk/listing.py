@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ COLUMN = "path"
 _LIST_SUFFIXES = {".parquet", ".pq"}
 _LIST_ROWS = 4096
 _LOCAL = "file://"
+_SHOWN_BYTE = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def open_source(text: str) -> Source:
         BulkInputInvalid: There is nothing at it, it is no address that can be read here, or the
             list has no column of paths.
     """
+    if not text.removeprefix(_LOCAL).strip():
+        raise BulkInputInvalid("an input", "an empty text")
     address = text if is_remote(text) else str(Path(text.removeprefix(_LOCAL)).absolute())
     try:
         source = Source(address, _kind(address))
@@ -85,8 +89,15 @@ def open_source(text: str) -> Source:
 
 
 def show(path: str) -> str:
-    r"""Write a path as text: bytes of a file's name that are no UTF-8 as `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""Write a path as text: bytes of a file's name that are no UTF-8 as `\xff`.
+
+    Where the text has such, its other backslashes are doubled, so that no two paths have the same.
+    """
+    name = os.fsencode(path)
+    text = name.decode("utf-8", "backslashreplace")
+    if not _SHOWN_BYTE.search(text):
+        return text
+    return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def is_remote(path: str) -> bool:
@@ -151,11 +162,32 @@ def _kind(address: str) -> Literal["file", "folder", "pattern", "list"]:
 
 
 def _walk_remote(address: str) -> Iterator[str]:
-    system, root = fsspec.url_to_fs(address, use_listings_cache=False)
+    system, root = _open_store(address)
     for folder, _, names in system.walk(root):
         for name in sorted(names):
             if is_named_xray(name) is not False:  # to look into each would take a request
                 yield system.unstrip_protocol(f"{folder.rstrip('/')}/{name}")
+
+
+def _open_store(address: str) -> tuple[Any, str]:
+    """Open a store in which each file has an address of its own.
+
+    Returns:
+        The store, and the address as it names it.
+
+    Raises:
+        BulkInputInvalid: What an address of it tells, such as a host, or an archive that it is in,
+            is lost in those of its files.
+    """
+    system, name = fsspec.url_to_fs(address, use_listings_cache=False)
+    own = system.unstrip_protocol(name)
+    try:
+        is_whole = is_remote(own) and fsspec.url_to_fs(own, use_listings_cache=False)[0] == system
+    except (ImportError, OSError, TypeError, ValueError):  # each store has its own
+        is_whole = False
+    if not is_whole:
+        raise BulkInputInvalid("a store whose files can be read by their addresses", address)
+    return system, name
 
 
 def _match(pattern: str) -> Iterator[str]:
@@ -170,7 +202,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _match_remote(pattern: str) -> Iterator[str]:
-    system, name = fsspec.url_to_fs(pattern)
+    system, name = _open_store(pattern)
     found: dict[str, Any] = system.glob(name, detail=True)
     for path, info in found.items():
         if info["type"] == "file":

@@ -62,7 +62,8 @@ class Output:
         folder: It, locked.
         schema: Of its rows.
         part_rows: After which a part is written.
-        part_s: Seconds after which a part is written, whatever it has: what a kill may cost.
+        part_s: Seconds after which the next rows that come go into a part with those before, few
+            as they are: what a kill may cost.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, part_rows: int, part_s: float) -> None:
@@ -91,7 +92,11 @@ class Output:
         return self.done
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Take rows; they are in a part sooner or later. A file's second row is left out."""
+        """Take rows; they are in a part sooner or later. A file's second row is left out.
+
+        Raises:
+            BulkOutputTaken: A part cannot be written.
+        """
         fresh = self.done.add_new(rows.column("path").to_pylist())
         if not all(fresh):
             rows = rows.filter(pa.array(fresh))
@@ -102,19 +107,27 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken as a part that is there whole or not at all, also after a crash."""
+        """Write what was taken as a part that is there whole or not at all, also after a crash.
+
+        Raises:
+            BulkOutputTaken: It cannot be written.
+        """
         table = pa.Table.from_batches(self._pending, self._schema)
         if table.num_rows:
-            part = self._folder / f"part-{self._next:06}.parquet"
-            hidden = part.with_name(f".{part.name}")
-            with hidden.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                _sync(file.fileno())
-            hidden.rename(part)
-            _sync_folder(self._folder)
+            with _writing(self._folder):
+                self._write(table)
             self._next += 1
         self._pending.clear()
         self._since = time.monotonic()
+
+    def _write(self, table: pa.Table) -> None:
+        part = self._folder / f"part-{self._next:06}.parquet"
+        hidden = part.with_name(f".{part.name}")
+        with hidden.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            _sync(file.fileno())
+        hidden.rename(part)
+        _sync_folder(self._folder)
 
 
 @contextmanager
@@ -138,8 +151,9 @@ def open_output(
         BulkOutputTaken: The folder is another run's, holds something else, or cannot be written.
     """
     with ExitStack() as held:
-        _take(folder, held)
-        _check_same(folder, about)
+        with _writing(folder):
+            _take(folder, held)
+            _check_same(folder, about)
         output = Output(folder, schema, part_rows, part_s)
         try:
             yield output
@@ -154,8 +168,20 @@ def _take(folder: Path, held: ExitStack) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise BulkOutputTaken(f"no other run that writes to {folder}", "one") from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tell what keeps a folder from being written to, such as a full disk.
+
+    Raises:
+        BulkOutputTaken: Something does.
+    """
+    try:
+        yield
     except OSError as error:
-        raise BulkOutputTaken(f"a folder to write to at {folder}", f"{error.strerror}") from error
+        reason = error.strerror or type(error).__name__
+        raise BulkOutputTaken(f"a folder to write to at {folder}", reason) from error
 
 
 def _check_same(folder: Path, about: dict[str, Any]) -> None:
@@ -172,13 +198,23 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         hidden.rename(file)
         _sync_folder(folder)
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = _read_about(file)
     for key in (about.keys() | before.keys()) - _RECORDED_ONLY:
         if about.get(key) != before.get(key):
             raise BulkOutputTaken(
                 f"another folder than {folder}, or a run with {key} {_said(before.get(key))}",
                 f"{_said(about.get(key))}",
             )
+
+
+def _read_about(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BulkOutputTaken(f"what a run is about in {file}", type(error).__name__) from error
+    if not isinstance(about, dict):
+        raise BulkOutputTaken(f"what a run is about in {file}", type(about).__name__)
+    return about
 
 
 def _said(value: object) -> str:
@@ -188,8 +224,11 @@ def _said(value: object) -> str:
 def _read_part(part: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(_BATCH, columns=["path", "error_code"])
-    except (OSError, KeyError, pa.ArrowException) as error:
+            for batch in file.iter_batches(_BATCH, columns=["path", "error_code"]):
+                if batch.schema.types != [pa.string()] * 2 or batch.column("path").null_count:
+                    raise BulkOutputTaken(f"rows of this program in {part}", "others")
+                yield batch
+    except (OSError, pa.ArrowException) as error:
         raise BulkOutputTaken(f"rows of this program in {part}", type(error).__name__) from error
 
 

@@ -16,7 +16,7 @@ from app.imaging import Limits, Radiograph, decode
 from app.logs import silence_libraries
 from app.registry import Registry, open_servable
 from app.release import Release
-from app.settings import Settings
+from app.settings import Settings, make_cache_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ def choose_release(settings: Settings, new_engine: EngineFactory) -> Release:
 
     Raises:
         ReleaseError: There is none that can be used.
+        SettingsInvalid: The folder for compiled networks cannot be used.
     """
+    make_cache_dir(settings)
     version = _registry(settings, settings.model_version, 1, new_engine).choose()
     return open_servable(settings.model_store / settings.model_name / str(version))
 

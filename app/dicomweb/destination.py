@@ -21,7 +21,7 @@ class Destination(Protocol):
         Raises:
             DicomWebUnavailable: It may succeed later: there is no answer, the answer is a 5xx, 408
                 or 429, or one that an operator mends (401, 403, 404, credentials), or a
-                `FailureReason` of A7xx (out of resources).
+                `FailureReason` of A7xx (out of resources) or 0110 (processing failure).
             DicomWebRefused: It never will: another 4xx, or another `FailureReason`.
         """
 

@@ -1,7 +1,7 @@
 """A body of multipart/related (RFC 2387), as DICOMweb has it (PS3.18, 8.6.1.2), to DICOM files."""
 
 import io
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
@@ -20,6 +20,9 @@ WANTED = f'{RELATED}; type="{DICOM}"'
 _ENCODING_HEADERS = {b"content-encoding", b"content-transfer-encoding"}
 _PLAIN = {b"", b"identity", b"binary", b"8bit"}
 
+_MOST_PREAMBLE = 2**16
+"""Bytes before the first part, which say nothing."""
+
 
 async def read_related(chunks: AsyncIterable[bytes], content_type: str, most: int) -> list[bytes]:
     """Take a body apart while it arrives.
@@ -36,8 +39,9 @@ async def read_related(chunks: AsyncIterable[bytes], content_type: str, most: in
     """
     parts = _Parts(most)
     try:
-        parser = MultipartParser(_boundary(content_type), parts.callbacks())
-        async for chunk in chunks:
+        boundary = _boundary(content_type)
+        parser = MultipartParser(boundary, parts.callbacks())
+        async for chunk in _without_preamble(chunks, b"--" + boundary):
             parser.write(chunk)
     except FormParserError as error:
         raise MalformedRequest(f"a well-formed {WANTED}", "another body") from error
@@ -63,6 +67,28 @@ def _boundary(content_type: str) -> bytes:
     if not boundary:
         raise MalformedRequest(f"a boundary in {WANTED}", "none")
     return boundary
+
+
+async def _without_preamble(chunks: AsyncIterable[bytes], delimiter: bytes) -> AsyncIterator[bytes]:
+    """Leave what is before the first part (RFC 2046, 5.1.1), which the parser does not know.
+
+    Where no part begins within the bytes that are looked at, all of them are for the parser to
+    refuse.
+    """
+    head = bytearray()
+    has_begun = False
+    async for chunk in chunks:
+        if has_begun:
+            yield chunk
+            continue
+        seen = max(0, len(head) - len(delimiter) - 2)
+        head += chunk
+        start = 0 if head.startswith(delimiter) else head.find(b"\r\n" + delimiter, seen)
+        if start >= 0 or len(head) > _MOST_PREAMBLE:
+            has_begun = True
+            yield bytes(head[max(0, start) :])
+    if not has_begun:
+        yield bytes(head)
 
 
 class _Parts:

@@ -48,7 +48,9 @@ _CONFLICT = 409
 _DUPLICATE = 0x0111
 """Failure reason: the instance is there already."""
 
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_LATER_REASONS = {0x0110, *range(0xA700, 0xA800)}
+"""Failure reasons that time may mend: out of resources, and a processing failure, which servers
+answer for whatever went wrong while they stored."""
 
 logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # it repeats what servers say
 
@@ -316,7 +318,7 @@ def _check_stored(answer: pydicom.Dataset, wanted: set[str]) -> None:
     reasons = set(failures.values()) - {_DUPLICATE}
     if reasons:
         told = ", ".join(f"0x{reason:04X}" for reason in sorted(reasons))
-        kind = DicomWebUnavailable if reasons <= set(_OUT_OF_RESOURCES) else DicomWebRefused
+        kind = DicomWebUnavailable if reasons <= _LATER_REASONS else DicomWebRefused
         raise kind("the DICOMweb server to store all instances", f"failure reason {told}")
     stored = {
         str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence", [])

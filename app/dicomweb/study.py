@@ -13,6 +13,7 @@ from app.errors import (
     DicomWebUnavailable,
     NotAChestRadiograph,
 )
+from app.reading import Content, remarks_on, write_row
 from app.reports import write_secondary_capture, write_sr
 from app.schemas import PredictionSchema
 from app.service import Finding, InferenceService, Prediction
@@ -53,24 +54,25 @@ class Analysis:
     def as_json(self) -> str:
         """Write it as one line of JSON."""
         told: dict[str, Any] = {"instance": self.uid, "stored": self.stored}
-        if self.prediction:
-            told |= PredictionSchema.model_validate(self.prediction).model_dump(mode="json")
+        told |= self._content() or {}
         if self.error:
             told["problem"] = {"code": self.error.code, "detail": str(self.error)}
         return json.dumps(told)
 
     def as_row(self) -> str:
         """Write it as one line of text."""
-        label, positive = "-", "-"
-        if self.prediction:
-            label = self.prediction.label
-            positive = f"{next(iter(self.prediction.probabilities.values())):.1%}"
-        remarks = [each.code for each in self.prediction.warnings] if self.prediction else []
-        if self.stored is not None and self.prediction:
+        content = self._content()
+        remarks = remarks_on(content) if content else []
+        if self.stored is not None and content:
             remarks.append("stored" if self.stored else "NOT STORED")
         if self.error:
             remarks.append(str(self.error))
-        return f"{label:<10} {positive:>6}  {self.uid}  {' '.join(remarks)}".rstrip()
+        return write_row(content, self.uid, " ".join(remarks))
+
+    def _content(self) -> Content | None:
+        if self.prediction is None:
+            return None
+        return PredictionSchema.model_validate(self.prediction).model_dump(mode="json")
 
 
 async def analyse_all(
@@ -93,7 +95,8 @@ async def analyse_all(
     for image in images:
         try:
             data = await asyncio.to_thread(server.retrieve, image)
-            prediction, results = await service.report(data, math.inf, _write)
+            write = _write if store else _write_nothing
+            prediction, results = await service.report(data, math.inf, write)
         except CovidXrayError as error:
             yield Analysis(image.uid, error=error)
             continue
@@ -108,8 +111,12 @@ async def analyse_all(
             yield Analysis(image.uid, prediction, stored=True)
 
 
-def _write(finding: Finding) -> tuple[Prediction, tuple[bytes, bytes]]:
+def _write(finding: Finding) -> tuple[Prediction, tuple[bytes, ...]]:
     return finding.prediction, (write_sr(finding), write_secondary_capture(finding))
+
+
+def _write_nothing(finding: Finding) -> tuple[Prediction, tuple[bytes, ...]]:
+    return finding.prediction, ()
 
 
 async def _store(

@@ -73,8 +73,10 @@ def _open(data: bytes, limits: Limits) -> DicomFile:
 def _read_pixels(file: DicomFile, limits: Limits) -> tuple[Pixels, tuple[ImageWarning, ...]]:
     layout = read_layout(file.header)
     _check_size(layout, limits)
-    samples = read_samples(file, layout)
-    return to_gray(samples, layout, file.header, is_little_endian=file.is_little_endian)
+    samples, warnings = read_samples(file, layout)
+    little = file.is_little_endian
+    pixels, others = to_gray(samples, layout, file.header, is_little_endian=little)
+    return pixels, warnings + others
 
 
 def _check_size(layout: Layout, limits: Limits) -> None:

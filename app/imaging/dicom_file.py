@@ -1,10 +1,10 @@
 """A DICOM file's structure: its header, and where its pixels are, without decoding any of them.
 
-What is read here was sent by anybody: how many elements there may be and what a deflated file may
-inflate to is bounded, and no text of a header is in any error but the codes that `shown` lets pass.
+What is read here was sent by anybody: how many elements there may be, how long one may be that is
+looked at, and what a deflated file may inflate to is bounded, and no text of a header is in any
+error but the codes that `shown` lets pass.
 """
 
-import io
 import logging
 import struct
 import zlib
@@ -15,7 +15,7 @@ from pydicom import Dataset, config
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_sequence_item
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
@@ -26,13 +26,12 @@ from pydicom.uid import (
 )
 
 from app.errors import UnreadableImage, UnsupportedImage
+from app.imaging.dicom_stream import MAX_READS, Counted
 
-MAX_READS = 60_000
-"""Pieces that a header is read in, about two for each element, also of nested ones. The headers of
-X-rays have some hundreds of elements."""
-
-MAX_SEQUENCE_BYTES = 2**18
-"""Of a sequence that is looked into. The largest holds a lookup table of 128 KiB."""
+MAX_VALUE = 2**16
+"""Bytes of an element that is looked at: pydicom makes an object of each value in it."""
+MAX_TABLE = 2**17
+"""Bytes of a table: 65,536 entries of 16 bits, as many as there can be."""
 
 _PREAMBLE = 132
 """Bytes: 128 of anything, and `DICM`."""
@@ -47,6 +46,8 @@ _DELIMITER_TAG = (0xFFFE, 0xE0DD)
 _META_GROUP = 2
 _OFFSET_BYTES = 4
 """Of one frame's offset in the table before the fragments."""
+_SEQUENCE_VRS = (None, "SQ")
+"""As a sequence is declared whose length is known; without a VR where that is implicit."""
 _OVERLAY_GROUPS = range(0x6000, 0x6100)
 _WORDS = range(-(2**15), 2**16)
 """What 16 bits can hold, with a sign or without."""
@@ -129,7 +130,10 @@ class Header:
         Raises:
             UnreadableImage: There is something else.
         """
-        value = self._value(keyword)
+        return self._wholes(keyword, MAX_VALUE)
+
+    def _wholes(self, keyword: str, most: int) -> list[int]:
+        value = self._value(keyword, most)
         if value is None:
             return []
         parts = list(value) if isinstance(value, (MultiValue, list)) else [value]
@@ -144,8 +148,8 @@ class Header:
         Raises:
             UnreadableImage: There is something else.
         """
-        value = self._value(keyword)
-        return value if isinstance(value, bytes) else self.wholes(keyword)
+        value = self._value(keyword, MAX_TABLE)
+        return value if isinstance(value, bytes) else self._wholes(keyword, MAX_TABLE)
 
     def first(self, keyword: str) -> "Header | None":
         """Give the first item of a sequence; none where there is none.
@@ -153,10 +157,11 @@ class Header:
         Raises:
             UnreadableImage: There is something else, or too much.
         """
-        raw = self.dataset.get_item(_tag(keyword)) if self.has(keyword) else None
-        if isinstance(raw, RawDataElement) and len(raw.value or b"") > MAX_SEQUENCE_BYTES:
-            raise _invalid(keyword)
-        value = self._value(keyword)
+        raw, most = self.dataset.get_item(_tag(keyword)), MAX_VALUE
+        if isinstance(raw, RawDataElement) and raw.VR in _SEQUENCE_VRS:
+            self.dataset[raw.tag] = raw = _cut_to_first(raw, keyword)
+            most = len(raw.value or b"")
+        value = self._value(keyword, most)
         if value is None:
             return None
         if not isinstance(value, Sequence):
@@ -167,11 +172,19 @@ class Header:
         """Tell whether there is such an element, however empty."""
         return _tag(keyword) in self.dataset
 
-    def _value(self, keyword: str) -> object:
+    def _value(self, keyword: str, most: int = MAX_VALUE) -> object:
+        self._check_length(keyword, most)
+        self._check_length("PixelRepresentation", MAX_VALUE)  # pydicom may look at it for another
         try:
             return self.dataset[_tag(keyword)].value if self.has(keyword) else None
         except Exception as error:  # pydicom converts here, and raises almost anything
             raise _invalid(keyword) from error
+
+    def _check_length(self, keyword: str, most: int) -> None:
+        raw = self.dataset.get_item(_tag(keyword))
+        size = len(raw.value or b"") if isinstance(raw, RawDataElement) else 0
+        if size > most:
+            raise UnreadableImage(f"at most {most} bytes of {name(keyword)}", f"{size}")
 
 
 def _tag(keyword: str) -> BaseTag:
@@ -182,6 +195,70 @@ def _invalid(keyword: str) -> UnreadableImage:
     return UnreadableImage(f"a valid {name(keyword)}", "another value")
 
 
+@dataclass(slots=True, eq=False)
+class PixelElement:
+    """Where Pixel Data is in a file; it is not looked at before it is taken.
+
+    Args:
+        data: The file's bytes, inflated.
+
+    Attributes:
+        vr: How it is declared.
+    """
+
+    data: memoryview = field(repr=False)
+    vr: str | None = None
+    _tag: int = 0
+    _length: int = 0
+    _at: int = 0
+
+    def note(self, tag: int, vr: str | None, length: int, at: int) -> None:
+        """Remember the last element that was seen; `at` is where its value begins."""
+        self._tag, self.vr, self._length, self._at = tag, vr, length, at
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none, or nothing in it."""
+        return self._tag != _PIXEL_DATA or not self._length
+
+    @property
+    def is_encapsulated(self) -> bool:
+        """Whether it is a codestream."""
+        return self._length == _UNDEFINED
+
+    def take(self) -> bytes | memoryview:
+        """Give what it holds: samples, or the codestream of the one frame.
+
+        Raises:
+            UnreadableImage: It is truncated, or its fragments are of several frames.
+        """
+        if not self.is_encapsulated:
+            self.check_end()
+            return self.data[self._at : self._at + self._length]
+        offsets, *fragments = _fragments(self.data, self._at)
+        if len(offsets) > _OFFSET_BYTES:
+            raise UnreadableImage("one frame, as the header says", "offsets of several")
+        return fragments[0] if len(fragments) == 1 else b"".join(fragments)
+
+    def check_header(self) -> None:
+        """Check that the header is there as a whole; pydicom takes what there is of it.
+
+        Raises:
+            UnreadableImage: It is truncated.
+        """
+        if self._tag not in _PIXEL_TAGS and not self.is_encapsulated:
+            self.check_end()
+
+    def check_end(self) -> None:
+        """Check that the last element is there as a whole.
+
+        Raises:
+            UnreadableImage: It is truncated.
+        """
+        if self._at + self._length > len(self.data):
+            raise UnreadableImage("an intact DICOM file", "a truncated one")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DicomFile:
     """A file that is taken apart.
@@ -189,45 +266,28 @@ class DicomFile:
     Attributes:
         header: All but pixels and overlays, with the file's meta information.
         transfer_syntax: Its UID, as the file gives it.
-        pixels: What Pixel Data holds: samples, or the codestream of the one frame; none where there
-            is no such element.
-        is_encapsulated: Whether it is a codestream.
+        pixels: Where they are; they may be truncated or corrupt.
         is_little_endian: The order of bytes in header and samples.
-        vr: How Pixel Data is declared.
     """
 
     header: Header
     transfer_syntax: str
-    pixels: bytes | memoryview | None = field(repr=False)
-    is_encapsulated: bool
+    pixels: PixelElement
     is_little_endian: bool
-    vr: str | None
-
-
-class _Counted(io.BytesIO):
-    """Bytes that are read in a bounded number of pieces, however they are nested."""
-
-    reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.reads += 1
-        if self.reads > MAX_READS:
-            raise UnsupportedImage(f"a header of at most {MAX_READS // 2} elements", "more")
-        return super().read(size)
 
 
 def open_dicom(data: bytes, max_inflated: int) -> DicomFile:
-    """Take a file apart.
+    """Take a file apart, up to its pixels.
 
     Args:
         data: The file's bytes, with its preamble.
         max_inflated: Bytes that a deflated file may inflate to.
 
     Raises:
-        UnreadableImage: It is truncated or corrupt.
+        UnreadableImage: Its header is truncated or corrupt, or where it is deflated all of it.
         UnsupportedImage: It has too many elements, or inflates to too much.
     """
-    stream = _Counted(data)
+    stream = Counted(data)
     stream.seek(_PREAMBLE)
     meta = read_dataset(
         stream, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta
@@ -237,25 +297,23 @@ def open_dicom(data: bytes, max_inflated: int) -> DicomFile:
         raise UnreadableImage(f"a UID in {name('TransferSyntaxUID')}", "none")
     if syntax == DeflatedExplicitVRLittleEndian:
         data = _inflate(data[stream.tell() :], max_inflated)
-        stream = _Counted(data)
+        stream = Counted(data)
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    pixels = _PixelElement()
+    pixels = PixelElement(memoryview(data))
 
     def _is_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         pixels.note(tag, vr, length, stream.tell())
         return tag in _PIXEL_TAGS
 
     dataset = read_dataset(stream, implicit, little, stop_when=_is_pixels)
-    _check_end(pixels, len(data))
+    pixels.check_header()
     dataset.file_meta = FileMetaDataset(meta)
     _drop_overlays(dataset)
     return DicomFile(
         header=Header(dataset),
         transfer_syntax=syntax,
-        pixels=pixels.take(memoryview(data)),
-        is_encapsulated=pixels.length == _UNDEFINED,
+        pixels=pixels,
         is_little_endian=little,
-        vr=pixels.vr,
     )
 
 
@@ -263,39 +321,23 @@ def _is_after_meta(tag: BaseTag, _: str | None, __: int) -> bool:
     return tag >> 16 != _META_GROUP
 
 
-@dataclass(slots=True)
-class _PixelElement:
-    """The last element at the top level that was seen; Pixel Data, where there is such."""
+def _cut_to_first(raw: RawDataElement, keyword: str) -> RawDataElement:
+    """Leave the first item of a sequence: pydicom makes objects of all that there are.
 
-    tag: int = 0
-    vr: str | None = None
-    length: int = 0
-    at: int = 0
-
-    def note(self, tag: int, vr: str | None, length: int, at: int) -> None:
-        """Remember an element; `at` is where its value begins."""
-        self.tag, self.vr, self.length, self.at = tag, vr, length, at
-
-    def take(self, data: memoryview) -> bytes | memoryview | None:
-        """Give what it holds, without the encapsulation.
-
-        Raises:
-            UnreadableImage: Fragments are truncated, or they are of several frames.
-        """
-        if self.tag != _PIXEL_DATA:
-            return None
-        if self.length != _UNDEFINED:
-            return data[self.at : self.at + self.length]
-        offsets, *fragments = _fragments(data, self.at)
-        if len(offsets) > _OFFSET_BYTES:
-            raise UnreadableImage("one frame, as the header says", "offsets of several")
-        return fragments[0] if len(fragments) == 1 else b"".join(fragments)
-
-
-def _check_end(last: _PixelElement, size: int) -> None:
-    """Check that the last element is there as a whole; pydicom takes what there is of it."""
-    if last.length != _UNDEFINED and last.at + last.length > size:
-        raise UnreadableImage("an intact DICOM file", "a truncated one")
+    Raises:
+        UnreadableImage: It is corrupt.
+        UnsupportedImage: It has too many elements.
+    """
+    value = raw.value or b""
+    stream = Counted(value)
+    try:
+        if value:
+            read_sequence_item(stream, raw.is_implicit_VR, raw.is_little_endian, "iso8859")
+    except UnsupportedImage:
+        raise
+    except Exception as error:  # pydicom raises almost anything for broken bytes
+        raise _invalid(keyword) from error
+    return raw._replace(value=value[: stream.tell()])
 
 
 def _fragments(data: memoryview, at: int) -> Iterator[memoryview]:

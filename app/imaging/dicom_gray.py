@@ -50,7 +50,7 @@ def to_gray(
         UnreadableImage: A step that the header asks for is not defined by it.
     """
     stored = _meanings(layout)
-    padding = _find_padding(stored, header, layout)
+    padding, odd = _find_padding(stored, header, layout)
     values = _apply_modality(stored, header, is_little_endian=is_little_endian)
     shown = _Shown(samples, padding)
     shades, warnings = _apply_voi(values, shown, header, is_little_endian=is_little_endian)
@@ -61,7 +61,7 @@ def to_gray(
         shades = 1 - shades
     table = np.floor(np.clip(shades, 0, 1) * 255 + 0.5).astype(np.uint8)
     table[padding] = 0
-    return table[samples], warnings + conflict
+    return table[samples], odd + warnings + conflict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +94,36 @@ def _meanings(layout: Layout) -> Values:
     return patterns
 
 
-def _find_padding(stored: Values, header: Header, layout: Layout) -> NDArray[np.bool_]:
+def _find_padding(
+    stored: Values, header: Header, layout: Layout
+) -> tuple[NDArray[np.bool_], Warnings]:
     """Find the values that are no part of the image: one, or a range with both its ends."""
-    first = header.whole("PixelPaddingValue")
+    first, is_odd = _read_end(header, "PixelPaddingValue")
     if first is None:
-        return np.zeros(stored.shape, np.bool_)
-    last = header.whole("PixelPaddingRangeLimit")
+        return np.zeros(stored.shape, np.bool_), _warn_of_padding(is_odd=is_odd)
+    last, is_limit_odd = _read_end(header, "PixelPaddingRangeLimit")
     ends = [_as_word(end, is_signed=layout.is_signed) for end in (first, last) if end is not None]
-    return (stored >= min(ends)) & (stored <= max(ends))
+    padding = (stored >= min(ends)) & (stored <= max(ends))
+    return padding, _warn_of_padding(is_odd=is_odd or is_limit_odd)
+
+
+def _read_end(header: Header, keyword: str) -> tuple[int | None, bool]:
+    """Read the first of what should be one number, and tell whether it is not."""
+    try:
+        numbers = header.wholes(keyword)
+    except UnreadableImage:
+        return None, True
+    return (numbers[0] if numbers else None), len(numbers) > 1
+
+
+def _warn_of_padding(*, is_odd: bool) -> Warnings:
+    if not is_odd:
+        return ()
+    detail = (
+        f"{name('PixelPaddingValue')} or its limit is not one number; the first was taken, where "
+        "there is one."
+    )
+    return (ImageWarning("padding-inferred", detail),)
 
 
 def _as_word(number: int, *, is_signed: bool) -> int:
@@ -134,10 +156,14 @@ def _apply_voi(
             np.floor(values + 0.5), item, is_signed=is_signed, is_little_endian=is_little_endian
         )
         return table / ((1 << bits) - 1), ()
-    center, width = header.number("WindowCenter"), header.number("WindowWidth")
+    try:
+        center, width = header.number("WindowCenter"), header.number("WindowWidth")
+        function = header.text("VOILUTFunction").upper() or "LINEAR"
+    except UnreadableImage:
+        return _apply_percentiles(values, shown, "The file's window is not valid")
     if center is None or width is None:
         return _apply_percentiles(values, shown, "The file has no window")
-    window = _WINDOWS.get(header.text("VOILUTFunction").upper() or "LINEAR")
+    window = _WINDOWS.get(function)
     least = 1 if window is _linear else 0
     is_valid = np.isfinite([center, width]).all() and width >= least and width > 0
     if window is None or not is_valid:

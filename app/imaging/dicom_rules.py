@@ -8,7 +8,7 @@ is wanted. Free texts (`SeriesDescription` and its like) are not looked at.
 
 import re
 
-from app.errors import InputError, NotAChestRadiograph, UnsupportedImage
+from app.errors import InputError, NotAChestRadiograph, UnreadableImage, UnsupportedImage
 from app.imaging.dicom_file import DicomFile, Header, name, shown
 from app.imaging.radiograph import ImageWarning
 
@@ -49,6 +49,10 @@ _SIDE_VIEW_CODES = {
 }
 """Of CID 4010, DX View, in SNOMED CT and as SNOMED RT codes."""
 
+_ORIENTATION = re.compile(r"([APLRFH])[APLRFH]{0,2} *\\ *([APLRFH])[APLRFH]{0,2}")
+"""Where rows and columns run: to front, back, left, right, feet or head. The first letter tells the
+most of it."""
+
 _GRAY = {"MONOCHROME1", "MONOCHROME2"}
 _COLORED = {
     *("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"),
@@ -84,8 +88,13 @@ def check(file: DicomFile) -> tuple[ImageWarning, ...]:
     _check_modality(header)
     _check_body_part(header)
     _check_view(header)
+    turned = _check_orientation(header)
     _check_intent(header)
     _check_pixels(file)
+    return turned + _warn_of_text(header)
+
+
+def _warn_of_text(header: Header) -> tuple[ImageWarning, ...]:
     if header.text("BurnedInAnnotation").upper() != "YES":
         return ()
     detail = "Text is burned into the image: the model was not made for it, and it may be a name."
@@ -138,6 +147,30 @@ def _check_view(header: Header) -> None:
             raise _refused(NotAChestRadiograph, "ViewCodeSequence", wanted, side)
 
 
+def _check_orientation(header: Header) -> tuple[ImageWarning, ...]:
+    """Refuse a side view, and warn of pixels that are mirrored or turned: they stay as they are.
+
+    What is no orientation of a person says nothing.
+    """
+    try:
+        orientation = _ORIENTATION.fullmatch(header.text("PatientOrientation").upper())
+    except UnreadableImage:
+        return ()
+    if orientation is None:
+        return ()
+    across, down = orientation.groups()
+    if across in "AP" or down in "AP":
+        wanted = "rows and columns that run to the left, right, head or feet"
+        raise _refused(NotAChestRadiograph, "PatientOrientation", wanted, "one to front or back")
+    if (across, down) == ("L", "F") or (across in "LR") == (down in "LR"):
+        return ()
+    detail = (
+        f"{name('PatientOrientation')} says that the image is mirrored or turned; it was taken as "
+        "it is stored."
+    )
+    return (ImageWarning("orientation-not-applied", detail),)
+
+
 def _code(header: Header, keyword: str) -> str:
     item = header.first(keyword)
     return item.text("CodeValue") if item else ""
@@ -154,7 +187,7 @@ def _check_intent(header: Header) -> None:
 
 def _check_pixels(file: DicomFile) -> None:
     header = file.header
-    if file.pixels is None or not len(file.pixels):
+    if file.pixels.is_empty:
         raise _refused(UnsupportedImage, "PixelData", "pixels", "none")
     frames = header.whole("NumberOfFrames")
     if frames is not None and frames != 1:

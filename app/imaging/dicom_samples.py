@@ -22,6 +22,7 @@ from app.imaging.dicom_codestreams import (
     check_jpeg_2000,
 )
 from app.imaging.dicom_file import DicomFile, Header, name
+from app.imaging.radiograph import ImageWarning
 
 Samples = NDArray[np.uint16]
 """uint16 `[height, width]`: the bits that are stored of each sample, without its sign's meaning."""
@@ -34,13 +35,11 @@ _NATIVE = {
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 }
-_LOSSY = {
-    uid.JPEGBaseline8Bit,
-    uid.JPEGExtended12Bit,
-    uid.JPEGLSNearLossless,
-    uid.JPEG2000,
-    uid.HTJ2K,
-}
+LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless}
+"""Transfer syntaxes of compression with loss."""
+
+MAYBE_LOSSY = {uid.JPEG2000, uid.HTJ2K}
+"""Of compression with loss or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,11 @@ class Layout:
     def size(self) -> int:
         """Bytes of all samples."""
         return self.rows * self.columns * self.allocated // 8
+
+    @property
+    def least_side_size(self) -> int:
+        """Bytes of a row or of a column, whichever has fewer samples."""
+        return min(self.rows, self.columns) * self.allocated // 8
 
 
 def read_layout(header: Header) -> Layout:
@@ -107,7 +111,7 @@ def _wanted(header: Header, keyword: str) -> int:
     return value
 
 
-def read_samples(file: DicomFile, layout: Layout) -> Samples:
+def read_samples(file: DicomFile, layout: Layout) -> tuple[Samples, tuple[ImageWarning, ...]]:
     """Decode the samples.
 
     Args:
@@ -115,44 +119,53 @@ def read_samples(file: DicomFile, layout: Layout) -> Samples:
         layout: How they are stored.
 
     Returns:
-        uint16 `[height, width]`, each less than `2 ** layout.stored`.
+        uint16 `[height, width]`, each less than `2 ** layout.stored`, and what had to be decided.
 
     Raises:
         UnsupportedSyntax: The transfer syntax is not read.
-        UnreadableImage: There are more or less of them than the header says, or they are corrupt.
+        UnreadableImage: There are more or less of them than the header says, or they are truncated
+            or corrupt.
     """
-    assert file.pixels is not None  # noqa: S101 -- the rules have refused it
     native = file.transfer_syntax in _NATIVE
     decode = _CODECS.get(file.transfer_syntax)
     if not native and decode is None:
         syntax = uid.UID(file.transfer_syntax)
         received = syntax.name if syntax.is_valid and syntax.is_transfer_syntax else "another"
         raise UnsupportedSyntax(f"one that is read in {name('TransferSyntaxUID')}", received)
-    if file.is_encapsulated == native:
+    if file.pixels.is_encapsulated == native:
         how = "samples" if native else "fragments"
         raise UnreadableImage(f"{how} in {name('PixelData')}, as the transfer syntax says", "none")
+    pixels = file.pixels.take()
     if decode is None:
-        return _unpack(_read_native(file, layout), layout)
-    array = decode(bytes(file.pixels), layout)
+        array, warnings = _read_native(file, pixels, layout)
+        return _unpack(array, layout), warnings
+    array = decode(bytes(pixels), layout)
     if array.shape != (layout.rows, layout.columns):
         raise UnreadableImage("one gray component", "another picture")
     if file.transfer_syntax != uid.RLELossless:
-        array = _fit(array, layout, is_lossy=file.transfer_syntax in _LOSSY)
-    return _unpack(array, layout)
+        array = _fit(array, layout, is_lossy=file.transfer_syntax in LOSSY | MAYBE_LOSSY)
+    return _unpack(array, layout), ()
 
 
-def _read_native(file: DicomFile, layout: Layout) -> NDArray[np.unsignedinteger]:
-    pixels = file.pixels or b""
-    if len(pixels) not in (layout.size, layout.size + layout.size % 2):
+def _read_native(
+    file: DicomFile, pixels: bytes | memoryview, layout: Layout
+) -> tuple[NDArray[np.integer], tuple[ImageWarning, ...]]:
+    surplus = len(pixels) - layout.size
+    if not 0 <= surplus < layout.least_side_size:
         raise UnreadableImage(f"{layout.size} bytes in {name('PixelData')}", f"{len(pixels)}")
     order = "<" if file.is_little_endian else ">"
     if layout.allocated == MAX_BITS:
         flat = np.frombuffer(pixels, f"{order}u2", layout.rows * layout.columns)
-    elif file.is_little_endian or file.vr != "OW":
+    elif file.is_little_endian or file.pixels.vr != "OW":
         flat = np.frombuffer(pixels, np.uint8, layout.size)
     else:  # words of two samples, the first of them in the low byte
-        flat = np.frombuffer(pixels, ">u2").astype("<u2").view(np.uint8)[: layout.size]
-    return flat.reshape(layout.rows, layout.columns)
+        words = np.frombuffer(pixels, ">u2", -(-layout.size // 2))
+        flat = words.astype("<u2").view(np.uint8)[: layout.size]
+    array = flat.reshape(layout.rows, layout.columns)
+    if surplus <= layout.size % 2:
+        return array, ()
+    detail = f"{name('PixelData')} is longer than the header says; what is too much was left."
+    return array, (ImageWarning("surplus-pixel-data", detail),)
 
 
 def _unpack(array: NDArray[np.integer], layout: Layout) -> Samples:

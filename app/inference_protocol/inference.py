@@ -102,7 +102,8 @@ def _stack(parts: Sequence[Predictions]) -> Predictions:
 def _answer(service: InferenceService, place: Place, row: Row) -> _Answer:
     service.begin(place)
     image = service.decode(row())[1] if callable(row) else row
-    release, predictions = service.run_model(place, image)
+    serving, predictions = service.run_model(place, image)
+    release = serving.release
     positive = float(predictions.probabilities[0, 0])
     service.recorder.record_probability(release.manifest.version, positive)
     return _Answer(release, predictions)

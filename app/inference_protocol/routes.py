@@ -77,7 +77,15 @@ _INFERENCE: dict[str, Any] = {
     },
     "response_model": InferenceSchema,
     "responses": {
-        200: {"content": {BINARY: {"schema": _BINARY_SCHEMA}}},
+        200: {
+            "content": {BINARY: {"schema": _BINARY_SCHEMA}},
+            "headers": {
+                LENGTH_HEADER: {
+                    "description": "Bytes of JSON, where tensors are behind it in binary.",
+                    "schema": {"type": "integer", "minimum": 1},
+                }
+            },
+        },
         **_problems(400, 404, 408, 413, 415, 422, 500, 503, 504),
     },
 }
@@ -127,7 +135,7 @@ class _Target:
     serving: int
 
 
-async def _find_model(service: Service, name: str, version: str | None = None) -> _Target:
+async def _find_model(request: Request, service: Service, name: str) -> _Target:
     """Look up what a path names; it may not be what serves.
 
     Raises:
@@ -136,6 +144,7 @@ async def _find_model(service: Service, name: str, version: str | None = None) -
     serving = service.registry.serving.release.manifest
     if name != serving.name:
         raise ReleaseNotFound(f"the model {serving.name}", "another")
+    version = request.path_params.get("version")  # as an argument it would be of the query, too
     if version is None:
         return _Target(name, None, serving.version)
     known = {str(entry.version): entry.version for entry in service.registry.entries}
@@ -144,6 +153,12 @@ async def _find_model(service: Service, name: str, version: str | None = None) -
     return _Target(name, known[version], serving.version)
 
 
+async def _name_version(version: str) -> None:
+    """Let the OpenAPI document know what `_find_model` takes from the path."""
+    del version
+
+
+_VERSIONED = [Depends(_name_version)]
 Body = Annotated[_Upload, Depends(_read, scope="function")]
 
 
@@ -167,14 +182,14 @@ async def describe_server() -> ServerMetadataSchema:
 
 
 @v2.get("/models/{name}", responses=_KNOWN)
-@v2.get("/models/{name}/versions/{version}", responses=_KNOWN)
+@v2.get("/models/{name}/versions/{version}", responses=_KNOWN, dependencies=_VERSIONED)
 async def describe_model(target: Annotated[_Target, Depends(_find_model)]) -> ModelMetadataSchema:
     """Tell the tensors that a model takes and gives."""
     return ModelMetadataSchema.of(target.name, target.serving)
 
 
 @v2.get("/models/{name}/ready", responses=_KNOWN)
-@v2.get("/models/{name}/versions/{version}/ready", responses=_KNOWN)
+@v2.get("/models/{name}/versions/{version}/ready", responses=_KNOWN, dependencies=_VERSIONED)
 async def is_model_ready(
     service: Service, target: Annotated[_Target, Depends(_find_model)]
 ) -> ModelReadySchema:
@@ -185,7 +200,7 @@ async def is_model_ready(
 
 
 @v2.post("/models/{name}/infer", **_INFERENCE)
-@v2.post("/models/{name}/versions/{version}/infer", **_INFERENCE)
+@v2.post("/models/{name}/versions/{version}/infer", **_INFERENCE, dependencies=_VERSIONED)
 async def run_model(
     request: Request,
     service: Service,

@@ -14,6 +14,7 @@ FILES = {
     "/page/script.js": ("script.js", "text/javascript; charset=utf-8"),
     "/page/answer.js": ("answer.js", "text/javascript; charset=utf-8"),
     "/page/card.js": ("card.js", "text/javascript; charset=utf-8"),
+    "/page/service.js": ("service.js", "text/javascript; charset=utf-8"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """Path → file and media type. Nothing else of the folder can be asked for."""

@@ -16,15 +16,25 @@ export function positiveLabel(prediction) {
   return Object.keys(prediction.probabilities)[0];
 }
 
+// The model's own word that it has no answer; empty where it has one.
+export function tellEmpty({ prediction_set: sets }) {
+  const empty = Object.keys(sets).filter((confidence) => !sets[confidence].length);
+  if (!empty.length) return "";
+  return `Take it as no answer at ${empty.join(" and ")} confidence: ` +
+    "the model is less sure of either label than it usually is.";
+}
+
 function makeVerdict(prediction) {
   const positive = positiveLabel(prediction);
   const threshold = prediction.decision_threshold;
   const bars = Object.entries(prediction.probabilities).map(([label, probability]) =>
     makeBar(label, probability, label === positive ? threshold : null));
+  const empty = tellEmpty(prediction);
   const rule = `The mark: ${positive} is said from ${percent(threshold)} upwards.`;
   return make("div", {},
     make("p", { className: "help" }, "The model says"),
     make("p", { className: "verdict", id: "verdict" }, prediction.label),
+    ...(empty ? [make("p", { className: "care" }, empty)] : []),
     ...bars,
     make("p", { className: "mark-text" }, rule));
 }
@@ -50,7 +60,7 @@ function makeSets(sets) {
 }
 
 function tellSet(labels) {
-  if (!labels.length) return "nothing is told: the model is less sure of either label than it usually is. Take it as no answer.";
+  if (!labels.length) return "nothing is told";
   return labels.length > 1 ? `${labels.join(" and ")}: the image could be either` : `${labels[0]} only`;
 }
 

@@ -1,60 +1,20 @@
 // The page: a client of the API. Addresses are relative, so that it works behind a prefix too.
 // A picture is shown from memory; nothing is kept in the browser, the API key neither.
 
-import { makeAnswer, makeFacts, percent, positiveLabel } from "./answer.js";
+import { makeAnswer, makeFacts, percent, positiveLabel, tellEmpty } from "./answer.js";
 import { make, renderMarkdown } from "./card.js";
+import { ask, checkFile, makeProblem, Problem } from "./service.js";
 
-const TIMEOUT_MS = 90_000;
 const byId = (id) => document.getElementById(id);
 const state = { key: "", file: null, run: null, addresses: [] };
 
-// --- asking the service
-
-class Problem extends Error {
-  constructor(content, retryAfter) {
-    super(content.detail);
-    this.content = content;
-    this.retryAfter = retryAfter;
-  }
-}
-
-async function ask(path, options = {}) {
-  const headers = state.key ? { "X-API-Key": state.key } : {};
-  const limits = [AbortSignal.timeout(TIMEOUT_MS), ...(options.signal ? [options.signal] : [])];
-  const request = { cache: "no-store", ...options, headers, signal: AbortSignal.any(limits) };
-  let response;
-  try {
-    response = await fetch(path, request);
-  } catch (error) {
-    if (options.signal?.aborted) throw error;
-    const late = error.name === "TimeoutError";
-    throw new Problem({
-      title: late ? "No answer came" : "The service cannot be reached",
-      detail: late
-        ? `Nothing came within ${TIMEOUT_MS / 1000} seconds.`
-        : "The connection failed or broke off. The service may be down, or the file too large for it.",
-    });
-  }
-  if (response.ok) return response;
-  throw new Problem(await readProblem(response), Number(response.headers.get("Retry-After")) || 0);
-}
-
-async function readProblem(response) {
-  try {
-    return await response.json();
-  } catch {
-    const detail = `An answer with the status ${response.status}, without a reason.`;
-    return { title: "The service gave no answer that can be used", detail, status: response.status };
-  }
-}
+// --- from a file to its answer
 
 function upload(path, signal) {
   const body = new FormData();
   body.append("file", state.file, "upload"); // a file's own name may tell who the patient is
-  return ask(path, { method: "POST", body, signal });
+  return ask(path, state.key, { method: "POST", body, signal });
 }
-
-// --- from a file to its answer
 
 async function read(file) {
   state.run?.abort();
@@ -64,6 +24,7 @@ async function read(file) {
   showWaiting(file);
   const shown = showFile(file);
   try {
+    await checkFile(file);
     const prediction = await (await upload("v1/predictions", run.signal)).json();
     if (run.signal.aborted) return;
     showPrediction(prediction);
@@ -123,6 +84,16 @@ async function setPicture(id, blob) {
   image.hidden = !works;
   if (works) byId("no-picture").hidden = true;
   return works;
+}
+
+// Nothing of the file before stays beside what is told instead.
+function forgetFile() {
+  state.run?.abort();
+  state.file = null;
+  forgetPictures();
+  byId("figure").hidden = true;
+  byId("choice-title").textContent = "Drop one frontal chest X-ray here";
+  document.body.classList.remove("chosen");
 }
 
 function forgetPictures() {
@@ -188,10 +159,11 @@ function showPrediction(prediction) {
   const positive = positiveLabel(prediction);
   showDone();
   hideKeyForm();
-  const { name, version } = prediction.model;
-  show(...makeAnswer(prediction, makeModelLinks(name, version)));
+  showServing(prediction.model);
+  show(...makeAnswer(prediction, makeModelLinks(prediction.model)));
+  const empty = tellEmpty(prediction);
   const said = prediction.warnings.map((warning) => ` Warning: ${warning.detail}`).join("");
-  say(`The model says ${prediction.label}. ${positive}: probability ` +
+  say(`The model says ${prediction.label}. ${empty}${empty && " "}${positive}: probability ` +
     `${percent(prediction.probabilities[positive])}, threshold ${percent(prediction.decision_threshold)}.${said}`);
 }
 
@@ -230,6 +202,7 @@ function showProblem(error) {
   if (!(error instanceof Problem)) throw error;
   const { content } = error;
   showDone();
+  byId("nothing").hidden = true;
   if (content.status === 401) {
     showKeyForm();
     return;
@@ -239,7 +212,7 @@ function showProblem(error) {
   const box = make("div", { className: "problem" }, make("h3", {}, `${content.title}.`), makeFacts(rows));
   if (ADVICE[content.code]) box.append(make("p", {}, ADVICE[content.code]));
   if (content.status) box.append(make("p", { className: "help" }, `Status ${content.status}, ${content.code ?? "no code"}`));
-  const mayPass = !content.status || content.status >= 500 || [408, 429].includes(content.status);
+  const mayPass = content.mayPass || content.status >= 500 || [408, 429].includes(content.status);
   if (mayPass) box.append(makeAgain(error.retryAfter));
   show(box);
   byId("no-picture").hidden = !byId("xray").hidden;
@@ -248,17 +221,16 @@ function showProblem(error) {
 
 function makeAgain(seconds) {
   const button = make("button", { type: "button" }, "Try again");
-  button.addEventListener("click", () => read(state.file));
+  button.addEventListener("click", () => (state.file ? read(state.file) : askModelAgain()));
   const hint = seconds ? make("span", { className: "help" }, ` A place should be free in ${seconds} s.`) : "";
   return make("p", {}, button, hint);
 }
 
 function showKeyForm() {
-  byId("key-wrong").hidden = !state.key;
   byId("key-form").hidden = false;
-  byId("nothing").hidden = true;
+  tellKey(state.key ? "That API key was not accepted." : "");
   show();
-  say(state.key ? "That API key was not accepted." : "An API key is needed.");
+  if (!state.key) say("An API key is needed.");
   if (state.file || state.key) byId("key").focus();
 }
 
@@ -266,13 +238,34 @@ function hideKeyForm() {
   byId("key-form").hidden = true;
 }
 
+function tellKey(wrong) {
+  byId("key-wrong").textContent = wrong;
+  byId("key-wrong").hidden = !wrong;
+  if (wrong) say(wrong);
+}
+
 async function useKey(event) {
   event.preventDefault();
-  state.key = byId("key").value.trim();
+  const key = byId("key").value.trim();
   byId("key").value = "";
+  if (!/^[!-~]+$/.test(key)) { // a header holds no other characters
+    tellKey("An API key has letters, digits and ASCII signs only, and no space. Copy it again.");
+    return;
+  }
+  state.key = key;
   if (!(await showModel())) return;
   hideKeyForm();
-  say("The API key was accepted.");
+  showReady("The API key was accepted.");
+}
+
+async function askModelAgain() {
+  if (await showModel()) showReady("The service answers.");
+}
+
+// Go on with the file that waits, or wait for one.
+function showReady(text) {
+  show();
+  say(text);
   byId("nothing").hidden = Boolean(state.file);
   if (state.file) read(state.file);
   byId("answer-title").focus();
@@ -282,11 +275,9 @@ async function useKey(event) {
 
 async function showModel() {
   try {
-    const { models } = await (await ask("v1/models")).json();
+    const { models } = await (await ask("v1/models", state.key)).json();
     const serving = models.find((model) => model.state === "serving");
-    if (!serving) return true;
-    const { name, version } = serving;
-    byId("model").replaceChildren(`${name}, version ${version} · `, ...makeModelLinks(name, version));
+    if (serving) showServing(serving);
     return true;
   } catch (error) {
     showProblem(error);
@@ -294,7 +285,13 @@ async function showModel() {
   }
 }
 
-function makeModelLinks(name, version) {
+function showServing(model) {
+  const text = `${model.name}, version ${model.version} · `;
+  if (byId("model").firstChild?.data === text) return; // a link beside it may have the focus
+  byId("model").replaceChildren(text, ...makeModelLinks(model));
+}
+
+function makeModelLinks({ name, version }) {
   const address = `v1/models/${version}`;
   const card = makeLink("Model card", `${address}/card`, `Model card: ${name}, version ${version}`,
     async (response) => renderMarkdown(await response.text()));
@@ -319,7 +316,7 @@ async function openDialog(title, address, render) {
   byId("dialog-body").replaceChildren(make("p", { className: "help" }, "Loading …"));
   byId("dialog").showModal();
   try {
-    byId("dialog-body").replaceChildren(await render(await ask(address)));
+    byId("dialog-body").replaceChildren(await render(await ask(address, state.key)));
   } catch (error) {
     byId("dialog-body").replaceChildren(make("p", {}, error.message));
   }
@@ -330,8 +327,8 @@ async function openDialog(title, address, render) {
 function choose(files) {
   if (files.length === 1) read(files[0]);
   else if (files.length > 1) {
-    state.run?.abort();
-    showProblem(new Problem({ title: "One file at a time", detail: `Expected one file; received ${files.length}.`, status: 400, code: "several-files" }));
+    forgetFile();
+    showProblem(makeProblem("One file at a time", "one file", `${files.length} files`));
   }
 }
 

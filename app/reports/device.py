@@ -23,8 +23,17 @@ NOTICE = (
 
 
 def device_uid(model: ModelInfo) -> str:
-    """Name the device: the same for the same version of this software and the same release."""
-    return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{VERSION}:{model.digest}"))
+    """Name the device: the same for the same software, release, engine and precision.
+
+    Another precision gives other numbers, which a report with the same UID could not have.
+    """
+    name = f"urn:{PRODUCT}:{VERSION}:{model.digest}:{model.engine}:{model.precision}"
+    return uid_of(uuid5(NAMESPACE_URL, name))
+
+
+def computation(model: ModelInfo) -> str:
+    """Tell what computed an answer, such as `openvino in f32`."""
+    return f"{model.engine} in {model.precision}"
 
 
 def report_uid(model: ModelInfo, kind: str, source: str | None) -> str:
@@ -35,7 +44,7 @@ def report_uid(model: ModelInfo, kind: str, source: str | None) -> str:
 
     Args:
         model: What answered.
-        kind: Which of the image's reports, or series, it is.
+        kind: Which of the image's reports, or series, or what of them, it is.
         source: The image's SOP instance UID.
     """
     return uid_of(uuid5(NAMESPACE_URL, f"urn:{PRODUCT}:{kind}:{device_uid(model)}:{source}"))
@@ -50,7 +59,11 @@ def sign(report: "Dataset", model: ModelInfo) -> None:
     """Tell in a DICOM instance what made it, and that it is for research only."""
     report.Manufacturer = MANUFACTURER
     report.ManufacturerModelName = model.name
-    report.SoftwareVersions = [f"{PRODUCT} {VERSION}", f"{model.name} {model.version}"]
+    report.SoftwareVersions = [
+        f"{PRODUCT} {VERSION}",
+        f"{model.name} {model.version}",
+        computation(model),
+    ]
     report.DeviceSerialNumber = model.digest
     report.ContentQualification = "RESEARCH"
 

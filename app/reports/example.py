@@ -29,7 +29,7 @@ def example_finding() -> Finding:
         acceptance=Acceptance(0.98, 0.27),
         warnings=(),
         image=ImageInfo("DICOM", width, height, _SHA256, _DICOM),
-        model=ModelInfo("covid19-resnet50", 3, _DIGEST),
+        model=ModelInfo("covid19-resnet50", 3, _DIGEST, "openvino", "f32"),
         timings_ms={"decode": 11.2, "queue": 0.1, "inference": 16.8, "total": 28.1},
     )
     y, x = np.mgrid[0:7, 0:7].astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.reports import codes
 from app.reports.codes import FHIR_SYSTEMS, Code
-from app.reports.device import MANUFACTURER, PRODUCT, VERSION, device_uid, remarks
+from app.reports.device import MANUFACTURER, PRODUCT, VERSION, computation, device_uid, remarks
 from app.service import Finding, ModelInfo, Prediction
 
 _HL7 = "http://terminology.hl7.org/CodeSystem"
@@ -82,6 +82,7 @@ def _device(model: ModelInfo) -> _Json:
         "version": [
             {"type": {"text": "model"}, "value": str(model.version)},
             {"type": {"text": "software"}, "value": VERSION},
+            {"type": {"text": "computation"}, "value": computation(model)},
         ],
         "note": [{"text": "Research software, no medical device; it has no UDI."}],
     }

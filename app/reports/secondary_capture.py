@@ -5,10 +5,11 @@ from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
 from app.imaging import DicomInstance
+from app.imaging.dicom_samples import LOSSY, MAYBE_LOSSY
 from app.overlay import DISCLAIMER
 from app.reports import codes
 from app.reports.device import MANUFACTURER, OVERLAY_SERIES, report_uid, sign
-from app.reports.source import Source, copy_attributes
+from app.reports.source import Source, copy_attributes, tell_time
 from app.service import Finding
 
 SERIES_NUMBER = 9902
@@ -54,7 +55,17 @@ def make_secondary_capture(finding: Finding, source: Source) -> SCImage:
     sign(capture, model)
     copy_attributes(source.header, capture)
     copy_attributes(source.header, capture, _OF_THE_PIXELS)
+    tell_time(source.header, capture)
+    if _is_lossy(source.header):
+        capture.LossyImageCompression = "01"
     return capture
+
+
+def _is_lossy(header: Dataset) -> bool:
+    """Tell whether a source was compressed with loss, by its transfer syntax or its own word."""
+    syntax = getattr(header, "file_meta", Dataset()).get("TransferSyntaxUID")
+    said = header.get("LossyImageCompression")
+    return syntax in LOSSY or said == "01" or (syntax in MAYBE_LOSSY and said != "00")
 
 
 def _describe(finding: Finding) -> str:

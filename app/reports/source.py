@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from app.errors import NotAcceptable, UnsupportedImage
@@ -10,7 +11,7 @@ from app.imaging import DicomInstance
 from app.service import Finding
 
 if TYPE_CHECKING:  # imported where a report is written, and not before
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
 _UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 """PS3.5, 9.1."""
@@ -45,6 +46,17 @@ FILED_BY = (
     "PatientAge",
 )
 """What is copied: by it an archive files the report with its patient and study."""
+
+_MOST_BYTES = 0xFFFE
+"""Of an attribute that is copied: what fits into an element of its kind."""
+
+_ZONE = re.compile(r"(?!-0000)[+-](0[0-9]|1[0-4])[0-5][0-9]")
+_TIMES = {
+    "ContentDate": "ContentTime",
+    "InstanceCreationDate": "InstanceCreationTime",
+    "DateOfSecondaryCapture": "TimeOfSecondaryCapture",
+}
+"""Dates and times of a report's making."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,16 +97,65 @@ def copy_attributes(
     """Copy attributes as they are, where there are any.
 
     Raises:
-        UnsupportedImage: One of them is so malformed that it has no value.
+        UnsupportedImage: One of them is too long, or so malformed that it has no value.
     """
     for keyword in keywords:
         try:
             if keyword in header:
-                report[keyword] = header[keyword]
+                report[keyword] = _as_it_is(header, keyword)
         except Exception as error:  # pydicom raises almost anything for a malformed value
             raise UnsupportedImage(
                 f"a DICOM file whose {keyword} can be read", "one that is malformed"
             ) from error
+
+
+class _Text(bytes):
+    """A text that is written byte by byte, whether or not it fits its character set."""
+
+    def encode(self, _: object = None) -> bytes:
+        """Stand for pydicom's names, which are written by this method."""
+        return bytes(self)
+
+
+def _as_it_is(header: "Dataset", keyword: str) -> "DataElement":
+    """Give an element to write; what pydicom would decode and encode again might become another."""
+    from pydicom import DataElement  # noqa: PLC0415 -- see above
+    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
+    from pydicom.dataelem import RawDataElement  # noqa: PLC0415
+
+    found = header.get_item(keyword)
+    if not isinstance(found, RawDataElement):
+        return header[keyword]
+    value = found.value or b""
+    if len(value) > _MOST_BYTES:
+        raise ValueError(keyword)
+    vr = dictionary_VR(found.tag)
+    if vr == "SQ" or keyword == "SpecificCharacterSet":
+        return header[keyword]
+    value += b" " * (len(value) % 2)
+    is_encoded = vr in ("PN", "LO", "SH")
+    written = _Text(value) if is_encoded else value.decode("iso8859")
+    return DataElement(found.tag, vr, written, already_converted=True)
+
+
+def tell_time(header: "Dataset", report: "Dataset") -> None:
+    """Tell when a report was made, in the source's time zone, in which its copied times are too.
+
+    Where the source names none, so does the report; its own times are in this machine's then.
+    """
+    try:
+        _as_it_is(header, "TimezoneOffsetFromUTC")  # raises where it is too long to be looked at
+        zone = str(header.get("TimezoneOffsetFromUTC", "")).strip()
+    except Exception:  # noqa: BLE001 -- pydicom raises almost anything for a malformed value
+        return
+    if not _ZONE.fullmatch(zone):
+        return
+    now = datetime.now(datetime.strptime(zone, "%z").tzinfo)
+    report.TimezoneOffsetFromUTC = zone
+    for date, time in _TIMES.items():
+        if date in report:
+            setattr(report, date, f"{now:%Y%m%d}")
+            setattr(report, time, f"{now:%H%M%S.%f}")
 
 
 def write(report: "Dataset") -> bytes:

@@ -8,8 +8,16 @@ from app.errors import UnsupportedImage
 from app.imaging import DicomInstance
 from app.reports import codes
 from app.reports.codes import Code
-from app.reports.device import MANUFACTURER, PRODUCT, device_uid, remarks, report_uid, sign, uid_of
-from app.reports.source import REQUIRED, UIDS, Source, copy_attributes
+from app.reports.device import (
+    MANUFACTURER,
+    PRODUCT,
+    computation,
+    device_uid,
+    remarks,
+    report_uid,
+    sign,
+)
+from app.reports.source import REQUIRED, UIDS, Source, copy_attributes, tell_time
 from app.service import Finding, Prediction
 
 SERIES_NUMBER = 9901
@@ -49,6 +57,7 @@ def make_sr(finding: Finding, source: Source) -> sr.ComprehensiveSR:
         ) from error
     sign(report, model)
     copy_attributes(source.header, report)
+    tell_time(source.header, report)
     return report
 
 
@@ -96,12 +105,13 @@ def _group(finding: Finding, image: Dataset) -> sr.MeasurementsAndQualitativeEva
     model = prediction.model
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=uid_of(prediction.id), identifier=f"prediction {prediction.id}"
+            uid=report_uid(model, "sr-tracking", image.SOPInstanceUID),
+            identifier=f"prediction {prediction.id}",
         ),
         algorithm_id=sr.AlgorithmIdentification(
             name=model.name,
             version=str(model.version),
-            parameters=[f"manifest SHA-256 {model.digest}"],
+            parameters=[f"manifest SHA-256 {model.digest}", computation(model)],
             family=_concept(codes.ARTIFICIAL_INTELLIGENCE),
             manufacturer=MANUFACTURER,
         ),

@@ -3,6 +3,11 @@
 
 local SERVER = "covid-xray"  -- its name under DicomWeb.Servers
 local MODALITIES = { CR = true, DX = true, DR = true, RG = true }
+local CHEST = { "CHEST", "THORA", "TORAX", "LUNG" }  -- somewhere in the body part
+local SIDE_VIEWS = {  -- as words of the view: lateral, decubitus and oblique ones
+  LL = true, RL = true, LLD = true, RLD = true, LLO = true, RLO = true,
+  LAO = true, RAO = true, LPO = true, RPO = true, LAT = true, LATERAL = true,
+}
 local RESULTS = "covid-xray project (research software)"  -- Manufacturer of what it stores
 local MOST_TRIES = 5
 
@@ -12,16 +17,33 @@ local successes = 0  -- of all orders
 local seen = {}  -- successes when an instance failed last
 local waiting = {}  -- instances to send again
 
--- What the service would refuse by these attributes is not sent. Its results have other modalities;
--- their manufacturer keeps them out too where somebody adds OT or SC above.
+local function isChest(part)
+  for _, name in ipairs(CHEST) do
+    if part:find(name, 1, true) then
+      return true
+    end
+  end
+  return part == ""
+end
+
+local function isSideView(view)
+  for word in view:gmatch("%a+") do
+    if SIDE_VIEWS[word] then
+      return true
+    end
+  end
+  return false
+end
+
+-- What the service would refuse by these attributes is not sent; what is in doubt is for the service
+-- to decide. Its results have other modalities; their manufacturer keeps them out too where somebody
+-- adds OT or SC above.
 local function isChestXray(tags)
-  local part = string.upper(tags["BodyPartExamined"] or "")
-  local view = string.upper(tags["ViewPosition"] or "")
-  return MODALITIES[tags["Modality"]]
+  return MODALITIES[string.upper(tags["Modality"] or "")]
     and tags["Manufacturer"] ~= RESULTS
     and tags["PresentationIntentType"] ~= "FOR PROCESSING"
-    and (part == "" or part:find("CHEST") or part:find("THORA") or part:find("LUNG"))
-    and not view:find("^[LR]")  -- lateral, decubitus and oblique views
+    and isChest(string.upper(tags["BodyPartExamined"] or ""))
+    and not isSideView(string.upper(tags["ViewPosition"] or ""))
 end
 
 local function send(instance)

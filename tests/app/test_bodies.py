@@ -131,3 +131,24 @@ async def test_no_content_type_makes_the_service_fail(
     headers: dict[str, Any] = {"content-type": content_type}
     response = await client.post(PREDICTIONS, content=content, headers=headers)
     assert response.status_code in {400, 415}, response.text
+
+
+async def test_a_content_type_is_not_parsed_where_that_would_take_long(
+    client: httpx.AsyncClient,
+) -> None:
+    content = PART + b"--a--\r\n"
+    for path in (*UPLOADS, "/dicomweb/studies"):
+        body = Body(content)
+        headers = {"content-type": "multipart/form-data; boundary=a" + ";" * 2000}
+        response = await client.post(path, content=aiter(body), headers=headers)
+        problem = check_problem(response, 400, "malformed-request")
+        assert problem["expected"] == "a Content-Type of at most 2000 characters"
+        assert body.sent == 0
+
+
+async def test_nor_is_the_content_disposition_of_a_part(client: httpx.AsyncClient) -> None:
+    content = PART.replace(b'"f"', b'"f"' + b";" * 2000) + b"--a--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=a"}
+    response = await client.post(PREDICTIONS, content=content, headers=headers)
+    problem = check_problem(response, 400, "malformed-request")
+    assert problem["expected"] == "a Content-Disposition of at most 2000 characters"

@@ -1,28 +1,20 @@
-"""Bulk scoring but for Ray: what is listed, read, scored, written and gone on with."""
+"""Bulk scoring but for Ray: what is known, scored, shared out and refused."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
-import fsspec
 import httpx
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from app.bulk import Asked, score_files
 from app.bulk.cluster import Pool, open_cluster, share_cores
-from app.bulk.listing import open_source, read_file, show
-from app.bulk.output import open_output
 from app.bulk.paths import PathSet
 from app.bulk.rows import Row, schema_of
 from app.bulk.scoring import Job, Scorer, choose_release
 from app.errors import (
-    BulkInputInvalid,
-    BulkOutputTaken,
     BulkUnavailable,
-    FileNotRead,
-    PayloadTooLarge,
     ReleaseInvalid,
 )
 from app.settings import Settings
@@ -32,128 +24,12 @@ from tests.fakes import FakeEngine, gray_png
 from tests.integration.server import free_port
 
 ROOT = Path(__file__).parents[2]
-ABOUT = {"input": "/x", "release": {"digest": "1"}, "created": "today"}
-SCHEMA = pa.schema([("path", pa.string()), ("error_code", pa.string())])
-
-
-@pytest.fixture
-def xrays(tmp_path: Path) -> Path:
-    """A folder with files of all sorts."""
-    folder = tmp_path / "xrays"
-    (folder / "below").mkdir(parents=True)
-    (folder / "a.png").write_bytes(gray_png())
-    (folder / "below" / "b.JPG").write_bytes(b"any")
-    (folder / "below" / "1.2.840.99").write_bytes(dicom())
-    (folder / "below" / "notes.txt").write_bytes(b"any")
-    (folder / "README").write_bytes(b"no DICOM")
-    (folder / "DICOMDIR").write_bytes(dicom())
-    return folder
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     fakes.write_fake_release(tmp_path / "store")
     return Settings(model_store=tmp_path / "store", max_upload_bytes=2_000_000)
-
-
-def names(text: object) -> list[str]:
-    return sorted(path.rsplit("/", 1)[1] for path in open_source(str(text)).paths())
-
-
-def rows_of(*paths: str) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([{"path": path} for path in paths], schema=SCHEMA)
-
-
-def paths_in(folder: Path) -> list[str]:
-    found: list[str] = pq.read_table(folder).column("path").to_pylist()
-    return found
-
-
-class TestListing:
-    def test_a_folder_gives_the_xrays_in_it_and_below(self, xrays: Path) -> None:
-        assert names(xrays) == ["1.2.840.99", "a.png", "b.JPG"]
-        assert names(f"file://{xrays}") == ["1.2.840.99", "a.png", "b.JPG"]
-
-    def test_paths_are_absolute_wherever_it_is_asked_from(
-        self, xrays: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(xrays.parent)
-        assert str(xrays / "a.png") in set(open_source("xrays").paths())
-
-    def test_a_pattern_gives_what_it_matches_and_a_file_itself(self, xrays: Path) -> None:
-        assert names(f"{xrays}/**/*") == [
-            "1.2.840.99",
-            "DICOMDIR",
-            "README",
-            "a.png",
-            "b.JPG",
-            "notes.txt",
-        ]
-        assert names(xrays / "README") == ["README"]
-
-    def test_one_that_cannot_be_looked_at_is_listed_to_be_told_beside_the_others(
-        self, xrays: Path
-    ) -> None:
-        (xrays / "bad.png").symlink_to("x" * 300)
-        assert names(xrays) == ["1.2.840.99", "a.png", "b.JPG", "bad.png"]
-        assert names(f"{xrays}/*.png") == ["a.png", "bad.png"]
-        with pytest.raises(FileNotRead, match="file name too long"):
-            read_file(str(xrays / "bad.png"), 10)
-
-    def test_a_list_gives_its_paths_relative_ones_from_its_own_folder(self, tmp_path: Path) -> None:
-        paths = ["a.png", "/b.png", "s3://bucket/c.png", "file:///d.png"]
-        pq.write_table(pa.table({"path": paths}), tmp_path / "list.parquet")
-        assert list(open_source(str(tmp_path / "list.parquet")).paths()) == [
-            f"{tmp_path}/a.png",
-            "/b.png",
-            "s3://bucket/c.png",
-            "/d.png",
-        ]
-
-    def test_an_address_of_fsspec_gives_addresses_that_are_read(self) -> None:
-        system = fsspec.filesystem("memory")
-        system.pipe({"/bulk/a.png": b"a", "/bulk/below/IM1": b"b", "/bulk/notes.txt": b"c"})
-        assert names("memory://bulk") == ["IM1", "a.png"]
-        assert names("memory://bulk/*.txt") == ["notes.txt"]
-        (path,) = open_source("memory://bulk/a.png").paths()
-        assert read_file(path, 10) == b"a"
-        system.rm("/bulk", recursive=True)
-
-    @pytest.mark.parametrize("text", ["{}/none", "{}/none/*.png", "{}/empty", "nothing://here"])
-    def test_nothing_to_score_is_told_in_a_sentence(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(BulkInputInvalid, match=r"Expected .*; received"):
-            open_source(text.format(tmp_path))
-
-    def test_a_list_without_a_column_of_paths_is_told(self, tmp_path: Path) -> None:
-        pq.write_table(pa.table({"file": ["a.png"]}), tmp_path / "list.parquet")
-        with pytest.raises(BulkInputInvalid, match="a column path of strings"):
-            open_source(str(tmp_path / "list.parquet"))
-        (tmp_path / "no.parquet").write_bytes(b"text")
-        with pytest.raises(BulkInputInvalid, match="Parquet"):
-            open_source(str(tmp_path / "no.parquet"))
-
-    def test_a_name_that_is_no_text_is_shown_as_one_and_still_read(self, tmp_path: Path) -> None:
-        (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"x")
-        (path,) = open_source(str(tmp_path)).paths()
-        assert show(path) == f"{tmp_path}/\\xff.png"
-        assert read_file(path, 1) == b"x"
-
-
-class TestReading:
-    def test_what_cannot_be_read_is_told_without_waiting(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe.png")
-        for path, said in (("none.png", "no such file"), ("pipe.png", "something else")):
-            with pytest.raises(FileNotRead, match=said):
-                read_file(str(tmp_path / path), 10)
-        with pytest.raises(FileNotRead, match="FileNotFoundError"):
-            read_file("memory://none.png", 10)
-
-    def test_a_file_that_is_too_large_is_not_read_to_its_end(self, tmp_path: Path) -> None:
-        (tmp_path / "a.png").write_bytes(b"12345")
-        assert read_file(str(tmp_path / "a.png"), 5) == b"12345"
-        with pytest.raises(PayloadTooLarge, match="at most 4 bytes"):
-            read_file(str(tmp_path / "a.png"), 4)
 
 
 def test_a_set_of_paths_knows_each_of_many() -> None:
@@ -164,74 +40,6 @@ def test_a_set_of_paths_knows_each_of_many() -> None:
     assert all(seen.has([*many, "new"]))
     assert seen.has(["/xrays/7.png", "other"]) == [True, False]
     assert len(seen) == 30_001
-
-
-class TestOutput:
-    def test_each_file_is_in_one_part_and_the_folder_reads_as_one_table(
-        self, tmp_path: Path
-    ) -> None:
-        with open_output(tmp_path / "out", ABOUT, SCHEMA, part_rows=2) as output:
-            output.add(rows_of("a", "b"))
-            output.add(rows_of("b", "c"))
-        assert sorted(paths_in(tmp_path / "out")) == ["a", "b", "c"]
-        assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
-        assert output.counts.files == 3
-
-    def test_a_run_goes_on_from_its_finished_parts(self, tmp_path: Path) -> None:
-        with open_output(tmp_path, ABOUT, SCHEMA) as output:
-            output.add(rows_of("a"))
-        (tmp_path / ".part-000002.parquet").write_bytes(b"what a kill left")
-        with open_output(tmp_path, ABOUT | {"created": "later"}, SCHEMA) as output:
-            assert output.read_done().has(["a"]) == [True]
-            output.add(rows_of("a", "b"))
-        assert sorted(paths_in(tmp_path)) == ["a", "b"]
-
-    def test_rows_are_kept_where_a_run_fails(self, tmp_path: Path) -> None:
-        def fail() -> None:
-            with open_output(tmp_path, ABOUT, SCHEMA) as output:
-                output.add(rows_of("a"))
-                raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            fail()
-        assert paths_in(tmp_path) == ["a"]
-
-    @pytest.mark.parametrize("other", [{"input": "/y"}, {"release": {"digest": "2"}}])
-    def test_another_runs_folder_is_refused(self, tmp_path: Path, other: dict[str, object]) -> None:
-        with open_output(tmp_path, ABOUT, SCHEMA):
-            pass
-        with (
-            pytest.raises(BulkOutputTaken, match=f"a run with {next(iter(other))}"),
-            open_output(tmp_path, ABOUT | other, SCHEMA),
-        ):
-            pass
-
-    def test_two_runs_do_not_write_into_one_folder(self, tmp_path: Path) -> None:
-        with (
-            open_output(tmp_path, ABOUT, SCHEMA),
-            pytest.raises(BulkOutputTaken, match="no other run"),
-            open_output(tmp_path, ABOUT, SCHEMA),
-        ):
-            pass
-
-    def test_a_folder_of_something_else_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "thesis.tex").touch()
-        for folder in (tmp_path, tmp_path / "thesis.tex"):
-            with (
-                pytest.raises(BulkOutputTaken, match=r"Expected (an empty|a) folder"),
-                open_output(folder, ABOUT, SCHEMA),
-            ):
-                pass
-
-    def test_a_part_that_is_spoiled_is_named(self, tmp_path: Path) -> None:
-        with open_output(tmp_path, ABOUT, SCHEMA):
-            pass
-        (tmp_path / "part-000001.parquet").write_bytes(b"text")
-        with (
-            pytest.raises(BulkOutputTaken, match="part-000001"),
-            open_output(tmp_path, ABOUT, SCHEMA) as output,
-        ):
-            output.read_done()
 
 
 class TestScoring:
@@ -333,6 +141,30 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_empty_address_is_not_this_machine(
+    settings: Settings, tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(BulkUnavailable, match="the address of a Ray cluster; received an empty"):
+        score_files(Asked(str(tmp_path), tmp_path / "out", address), settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_lets_nobody_in_may_have_another_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("ray.init")
+
+    ray = SimpleNamespace(init=init)
+    monkeypatch.setattr("app.bulk.cluster._import_ray", lambda **_: ray)
+    with (
+        pytest.raises(BulkUnavailable, match="a Ray cluster at auto with the same token; received"),
+        open_cluster("auto", 1),
+    ):
+        pass
+
+
 def test_more_engines_than_cores_are_refused() -> None:
     with pytest.raises(BulkUnavailable, match="a core for each of 3 workers; received 2"):
         share_cores([2], 3)
@@ -342,7 +174,7 @@ def test_without_the_extra_a_sentence_tells_what_to_install(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.bulk._NEEDED", ("fsspec", "no_such_package"))
-    with pytest.raises(BulkUnavailable, match=r"covid-xray\[scale\].*no no_such_package"):
+    with pytest.raises(BulkUnavailable, match=r"--editable '\.\[scale\]'.*no no_such_package"):
         score_files(Asked(str(tmp_path), tmp_path / "out"), settings)
 
 

@@ -50,28 +50,41 @@ def test_the_web_framework_waits_until_a_release_is_loading() -> None:
 
 
 STOPPED_IN_A_CALLBACK = """
-import os, signal, time, weakref
+import os, signal, sys, time, weakref
 from app import cli
 
 class Module: pass
 
 def receive_signal_in_a_callback():
     module = Module()
-    reference = weakref.ref(module, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    reference = weakref.ref(module, lambda _: os.kill(os.getpid(), number))
     del module
-    print("went on")
+    print("went on", flush=True)
+    os._exit(1)
 
+number = signal.Signals[sys.argv.pop()]
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv.pop()))
 cli.load_registry = lambda settings: time.sleep(3)
 cli.import_openvino = receive_signal_in_a_callback
 cli.main()
 """
 
 
-def test_a_signal_during_the_start_ends_it_wherever_it_comes() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPED_IN_A_CALLBACK, "serve"], capture_output=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+@pytest.mark.parametrize(
+    ("number", "before", "expected"),
+    [
+        ("SIGTERM", "SIG_DFL", (0, b"", b"")),
+        ("SIGHUP", "SIG_DFL", (0, b"", b"")),
+        ("SIGHUP", "SIG_IGN", (1, b"went on\n", b"")),
+    ],
+    ids=["stopped", "hung up", "by nohup"],
+)
+def test_a_signal_during_the_start_ends_it_wherever_it_comes(
+    number: str, before: str, expected: tuple[int, bytes, bytes]
+) -> None:
+    command = [sys.executable, "-c", STOPPED_IN_A_CALLBACK, "serve", before, number]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 def test_verify_tells_what_it_found_in_every_engine(run: Run, tiny_store: Path) -> None:
@@ -130,7 +143,7 @@ def test_predict_prints_a_row_per_file_and_fails_where_one_has_no_answer(
     (tmp_path / "bad.png").write_bytes(b"text")
     code, out, _ = run("predict", tmp_path / "good.png")
     assert code == 0
-    assert re.fullmatch(r"COVID-19 +80\.0%  .*good\.png\n", out)
+    assert re.fullmatch(r"COVID-19 +p\(COVID-19\)=80\.0% +.*good\.png\n", out)
     code, out, _ = run("predict", tmp_path / "bad.png", tmp_path / "good.png", tmp_path / "none")
     bad, good, none = out.splitlines()
     assert code == 1
@@ -193,3 +206,13 @@ def test_a_setting_that_cannot_be_used_ends_in_one_sentence(
     assert code == 1
     assert is_one_sentence(err)
     assert name in err
+
+
+@pytest.mark.usefixtures("served")
+def test_a_cache_that_can_be_no_folder_is_blamed_and_not_the_release(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVID_XRAY_CACHE_DIR", "/dev/null/cache")
+    code, _, err = run("predict", "any.png")
+    assert (code, is_one_sentence(err)) == (1, True)
+    assert "COVID_XRAY_CACHE_DIR" in err

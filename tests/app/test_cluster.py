@@ -33,8 +33,8 @@ def test_without_the_extra_the_module_says_so_in_one_sentence() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: Expected the extra scale to be installed (pip install 'covid-xray[scale]'); "
-        "received no Ray Serve."
+        "ImportError: Expected the extra scale to be installed ("
+        "pip install --constraint constraints.txt --editable '.[scale]'); received no Ray Serve."
     )
     assert done.stderr.count("Traceback") == 1
 

@@ -140,15 +140,17 @@ async def test_what_is_not_read_is_refused_with_an_id_that_the_log_has_too(
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(make_formatter("json"))
     logger = logging.getLogger("app.access")
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    level = logger.level
+    logger.setLevel(logging.INFO)  # also forgets what loggers have found out of levels before
     logger.addHandler(handler)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def send_for_ever(connection: socket.socket) -> bytes:
@@ -269,3 +271,117 @@ async def test_a_client_that_takes_its_answer_slowly_gets_it_whole(
 
     async with serving(Response(bytes(length))) as service:
         assert (await service.run(client)).endswith(b"\r\n\r\n" + bytes(length))
+
+
+# --- what a head may ask for, and how a body may be framed
+
+GET = b"GET / HTTP/1.1\r\nHost: smuggled\r\n\r\n"
+WISH = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+FRAMED = {
+    "length": b"Content-Length: %d\r\n\r\n%b" % (len(GET), GET),
+    "chunked": CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET),
+}
+LAST = UPLOAD + CLOSE + b"X: \t 5 a\t \r\n\r\n"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the body, and with a header."""
+    request = Request(scope, receive)
+    headers = {"x-got": repr(request.headers.get("x"))}
+    await Response(await request.body(), headers=headers)(scope, receive, send)
+
+
+def send_pieces(connection: socket.socket, pieces: list[bytes]) -> bytes:
+    for piece in pieces:
+        connection.sendall(piece)
+        time.sleep(0.03)
+    return receive_all(connection)
+
+
+@pytest.mark.parametrize("wish", [WISH, WISH.replace(b"h2c", b"websocket")])
+@pytest.mark.parametrize("framed", FRAMED.values(), ids=FRAMED)
+@pytest.mark.parametrize("cut", [0, 20, len(UPLOAD + WISH), len(UPLOAD + WISH) + 40, -1])
+async def test_a_wish_for_another_protocol_leaves_a_body_a_body(
+    wish: bytes, framed: bytes, cut: int
+) -> None:
+    """One that looks like a request is not taken for one."""
+    sent = UPLOAD + wish + framed
+    async with serving(echo) as service:
+        pieces = [sent[:cut], sent[cut:] + LAST]
+        received = await service.run(partial(send_pieces, pieces=pieces))
+    assert received.count(b"HTTP/1.1 200 ") == 2
+    assert received.count(GET) == 1
+
+
+async def test_an_upload_with_such_a_wish_may_be_the_last_of_its_connection() -> None:
+    sent = UPLOAD + WISH.replace(b": U", b": close, U") + FRAMED["length"]
+    async with serving(echo) as service:
+        received = await service.run(partial(send_pieces, pieces=[sent]))
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"\r\n\r\n" + GET)
+
+
+async def test_what_comes_together_with_such_a_wish_is_answered_too() -> None:
+    async with serving(echo) as service:
+        pieces = [(UPLOAD + WISH + b"\r\n") * 3 + LAST]
+        received = await service.run(partial(send_pieces, pieces=pieces))
+    assert received.count(b"HTTP/1.1 200 ") == 4
+
+
+FORBIDDEN = {
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "no host, wish": b"GET / HTTP/1.1\r\n" + WISH + b"\r\n",
+    "hosts": UPLOAD + b"HOST: test\r\n\r\n",
+    "tunnel": b"CONNECT / HTTP/1.1\r\nHost: test\r\n\r\n",
+    "coding": UPLOAD + b"Transfer-Encoding: xchunked\r\n\r\n",
+    "negative": UPLOAD + CHUNKED + b"-1\r\n",
+    "line feeds": UPLOAD + CHUNKED + b"1\na\n0\n\n",
+    "too long": UPLOAD + CHUNKED + b"1\r\naa0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", FORBIDDEN.values(), ids=FORBIDDEN)
+async def test_what_rfc_9112_forbids_is_a_400_and_the_last_of_its_connection(sent: bytes) -> None:
+    async with serving(echo) as service:
+        received = await service.run(partial(send_pieces, pieces=[sent + GET]))
+        await service.is_left()
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+async def test_a_request_of_http_1_0_needs_no_host() -> None:
+    async with serving(echo) as service:
+        received = await service.run(partial(send_pieces, pieces=[b"GET / HTTP/1.0\r\n\r\n"]))
+    assert received.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("before", [b"", UPLOAD + b"\r\n"], ids=["alone", "second"])
+async def test_a_bad_body_is_answered_but_not_in_place_of_an_earlier_request(before: bytes) -> None:
+    left = asyncio.Event()
+
+    async def wait(_: Scope, receive: Receive, __: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with serving(wait) as service:
+        pieces = [before + UPLOAD + CHUNKED + b"1\r\na\r\n", b"-1\r\n"]
+        received = await service.run(partial(send_pieces, pieces=pieces))
+        if not before:
+            await asyncio.wait_for(left.wait(), 5)
+    assert received[:13] == (b"" if before else b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("trailer", [b"A: ", b"A"], ids=["value", "name"])
+async def test_trailers_without_an_end_are_too_large_as_a_head_is(trailer: bytes) -> None:
+    pieces = [UPLOAD + CHUNKED + b"1\r\na\r\n0\r\n", trailer, bytes([97]) * 400_000]
+    async with serving(echo) as service:
+        received = await service.run(partial(send_pieces, pieces=pieces))
+    assert received.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_blanks_around_a_header_are_not_of_its_value() -> None:
+    async with serving(echo) as service:
+        received = await service.run(partial(send_pieces, pieces=[LAST]))
+    assert b"\r\nx-got: '5 a'\r\n" in received

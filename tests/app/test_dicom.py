@@ -89,6 +89,9 @@ def test_a_uid_that_is_none_is_not_told(value: str | None) -> None:
         {"ViewPosition": ""},
         {"ViewCodeSequence": coded("399348003")},
         {"ViewCodeSequence": coded("R-10206")},
+        {"PatientOrientation": ["L", "F"]},
+        {"PatientOrientation": "P"},
+        {"PatientOrientation": ["X", "A"]},
         {"PresentationIntentType": "FOR PRESENTATION"},
         {"NumberOfFrames": 1},
         {"SamplesPerPixel": None},
@@ -116,6 +119,12 @@ def test_frontal_chest_xrays_are_read(elements: dict[str, Any]) -> None:
         ({"ViewPosition": "Lateral"}, "View Position (0018,5101)", "LATERAL"),
         ({"ViewPosition": "LLD"}, "View Position (0018,5101)", "LLD"),
         ({"ViewPosition": "RAO"}, "View Position (0018,5101)", "RAO"),
+        (
+            {"PatientOrientation": ["A", "F"]},
+            "Patient Orientation (0020,0020)",
+            "one to front or back",
+        ),
+        ({"PatientOrientation": ["L", "PF"]}, "Patient Orientation", "one to front or back"),
         ({"ViewCodeSequence": coded("399067008")}, "View Code Sequence (0054,0220)", "lateral"),
         ({"ViewCodeSequence": coded("R-10236")}, "View Code Sequence", "left lateral"),
     ],
@@ -210,6 +219,42 @@ def test_burned_in_annotation_is_warned_of() -> None:
     warned = decode(dicom(BurnedInAnnotation="YES", WindowCenter=9, WindowWidth=9)).warnings
     assert [warning.code for warning in warned] == ["burned-in-annotation"]
     assert not decode(dicom(BurnedInAnnotation="NO", WindowCenter=9, WindowWidth=9)).warnings
+
+
+@pytest.mark.parametrize(
+    ("orientation", "warned"),
+    [
+        (["R", "F"], True),
+        (["F", "R"], True),
+        (["L", "H"], True),
+        (["L", "F"], False),
+        (["LA", "FP"], False),
+        (["L", "R"], False),
+        (["L", "F", "L"], False),
+        ("", False),
+    ],
+)
+def test_an_image_that_is_mirrored_or_turned_is_warned_of_and_left_so(
+    orientation: str | list[str], warned: bool
+) -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    radiograph = decode(dicom(PatientOrientation=orientation, **window))
+    codes = [warning.code for warning in radiograph.warnings]
+    assert codes == ["orientation-not-applied"] * warned
+    assert (radiograph.pixels == decode(dicom(**window)).pixels).all()
+
+
+def test_some_bytes_too_many_are_left_and_warned_of() -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    radiograph = decode(dicom(PixelData=ramp(12).tobytes() + bytes(126), **window))
+    assert [warning.code for warning in radiograph.warnings] == ["surplus-pixel-data"]
+    assert (radiograph.pixels == decode(dicom(**window)).pixels).all()
+
+
+@pytest.mark.parametrize("side", ["Rows", "Columns"])
+def test_a_row_or_a_column_too_many_is_unreadable(side: str) -> None:
+    with pytest.raises(UnreadableImage, match="12640 bytes in Pixel Data"):
+        decode(dicom(ramp(12, side=80), **{side: 79}))
 
 
 @pytest.mark.parametrize("cut", [133, 200, 400, 700, -5000, -1])

@@ -162,6 +162,19 @@ def test_a_lut_of_bytes_and_one_of_65536_entries_are_read() -> None:
     assert found == [255, 127, 0]
 
 
+@pytest.mark.parametrize("is_endless", [False, True])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_the_first_of_several_full_size_luts_is_used(syntax: str, is_endless: bool) -> None:
+    full = list(range(65536))
+    data = dataset(ramp(16), BitsStored=16)
+    data.VOILUTSequence = lut(full[::-1], 0, 16, "OW") + lut(full, 0, 16, "OW") * 4
+    for item in data.VOILUTSequence:
+        item.LUTDescriptor = [0, 0, 16]
+    data["VOILUTSequence"].is_undefined_length = is_endless
+    pixels = decode(write(data, syntax)).pixels
+    assert pixels[[0, -1], [0, -1]].tolist() == [255, 0]
+
+
 @pytest.mark.parametrize(
     ("photometric", "shape", "expected", "codes"),
     [
@@ -274,6 +287,17 @@ def test_padding_is_black_and_counts_for_nothing(
     assert not pixels[64:].any()
 
 
+@pytest.mark.parametrize(
+    ("vr", "value", "black"), [("US", [4095, 0], True), ("LO", "4095,5", False)]
+)
+def test_padding_that_is_not_one_number_is_warned_of(vr: str, value: object, black: bool) -> None:
+    data = dataset(ramp(12), WindowCenter=2048, WindowWidth=4096)
+    data.add_new("PixelPaddingValue", vr, value)
+    radiograph = decode(write(data))
+    assert [warning.code for warning in radiograph.warnings] == ["padding-inferred"]
+    assert radiograph.pixels[[0, -1], [0, -1]].tolist() == [0, 0 if black else 255]
+
+
 def test_padding_may_be_negative_and_declared_as_positive() -> None:
     samples = ramp(16, signed=True)
     for vr, value in (("SS", -32768), ("US", 32768)):
@@ -322,6 +346,18 @@ def with_decimals(numbers: dict[str, str]) -> bytes:
 def test_a_rescaling_to_what_is_no_number_is_unreadable(numbers: dict[str, str]) -> None:
     with pytest.raises(UnreadableImage, match=r"Rescale Slope \(0028,1053\)"):
         decode(with_decimals(numbers))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"WindowCenter": "2048,5", "WindowWidth": "4096"},
+        {"WindowCenter": "2048", "WindowWidth": "wide"},
+    ],
+)
+def test_a_window_that_is_no_number_is_not_used(numbers: dict[str, str]) -> None:
+    radiograph = decode(with_decimals(numbers))
+    assert [warning.code for warning in radiograph.warnings] == ["window-inferred"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from pydicom import Dataset, uid
 
 from app.errors import InputError, UnreadableImage, UnsupportedImage
 from app.imaging import Limits, decode, dicom_samples
+from app.imaging.dicom_file import MAX_VALUE
+from app.imaging.dicom_stream import MAX_CHARACTER_SETS
 from tests.app.dicoms import ENCODERS, compressed, dataset, dicom, ramp, write
 
 LIMITS = Limits(max_pixels=2**16)
@@ -143,13 +145,102 @@ def test_a_header_of_very_many_elements_is_refused() -> None:
         decode(with_elements(many))
 
 
-def test_a_sequence_of_very_many_items_is_refused() -> None:
-    items = (ITEM + bytes(4)) * 100_000
-    whole = SEQUENCE + struct.pack("<L", len(items)) + items
-    endless = SEQUENCE + UNDEFINED + items
-    for elements in (whole, endless):
-        with pytest.raises(InputError):
-            decode(with_elements(elements))
+def test_a_sequence_of_very_many_items_is_refused_where_its_length_is_not_known() -> None:
+    with pytest.raises(InputError):
+        decode(with_elements(SEQUENCE + UNDEFINED + (ITEM + bytes(4)) * 100_000))
+
+
+def test_of_a_sequence_of_very_many_items_only_the_first_is_looked_at() -> None:
+    items = (ITEM + bytes(4)) * 2_000_000
+    file = with_elements(SEQUENCE + struct.pack("<L", len(items)) + items)
+    tracemalloc.start()
+    assert decode(file).format == "DICOM"
+    assert tracemalloc.get_traced_memory()[1] < 4 * len(file)
+    tracemalloc.stop()
+
+
+def test_a_first_item_of_very_many_elements_is_refused() -> None:
+    head = struct.pack("<HH2sH", 9, 0x10, b"LO", 0)
+    item = ITEM + struct.pack("<L", len(head) * 100_000) + head * 100_000
+    with pytest.raises(UnsupportedImage, match="at most 30000 elements"):
+        decode(with_elements(SEQUENCE + struct.pack("<L", len(item)) + item))
+
+
+def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    """Write an element in explicit VR, of a VR that may be of any length."""
+    return struct.pack("<HH2sHL", group, number, vr, 0, len(value)) + value
+
+
+def in_item(elements: bytes) -> bytes:
+    return ITEM + struct.pack("<L", len(elements)) + elements
+
+
+@pytest.mark.parametrize(
+    ("group", "number", "vr"),
+    [(0x18, 0x5101, b"UC"), (0x28, 0x1053, b"UC"), (0x8, 0x2218, b"UC")],
+    ids=["text", "number", "sequence"],
+)
+def test_an_element_of_very_many_values_is_unreadable_and_named(
+    group: int, number: int, vr: bytes
+) -> None:
+    file = with_elements(element(group, number, vr, b"\\" * (MAX_VALUE + 8)))
+    with pytest.raises(UnreadableImage, match=rf"{MAX_VALUE} bytes of .*{number:04X}\)") as caught:
+        decode(file)
+    assert str(caught.value).endswith(f"; received {MAX_VALUE + 8}.")
+
+
+@pytest.mark.parametrize("number", [0x5101, 0x0015])
+def test_an_element_of_very_many_values_is_unreadable_where_no_vr_is_told(number: int) -> None:
+    file = write(dataset(), uid.ImplicitVRLittleEndian)
+    at = file.index(b"\x08\0\x16\0")
+    long = struct.pack("<HHL", 0x18, number, MAX_VALUE + 2) + b"\\" * (MAX_VALUE + 2)
+    with pytest.raises(UnreadableImage, match=rf"bytes of .* \(0018,{number:04X}\)"):
+        decode(file[:at] + long + file[at:])
+
+
+def test_an_element_of_very_many_values_is_unreadable_before_the_data_set() -> None:
+    syntax = element(0x2, 0x10, b"UC", b"\\" * (MAX_VALUE + 2))
+    with pytest.raises(UnreadableImage, match=r"bytes of Transfer Syntax UID \(0002,0010\)"):
+        decode(bytes(128) + b"DICM" + syntax)
+
+
+@pytest.mark.parametrize("entries", [2**16, 2**16 + 1])
+def test_a_table_may_have_as_many_entries_as_there_can_be(entries: int) -> None:
+    file = dicom(ramp(12), RescaleSlope=1)
+    table = element(0x28, 0x3002, b"UN", struct.pack("<3H", 0, 0, 16))
+    table += element(0x28, 0x3006, b"OW", np.arange(entries).astype("<u2").tobytes())
+    at = file.index(b"\x28\0\x53\x10")
+    file = file[:at] + element(0x28, 0x3010, b"SQ", in_item(table)) + file[at:]
+    if entries == 2**16:
+        assert decode(file).format == "DICOM"
+    else:
+        with pytest.raises(UnreadableImage, match=r"131072 bytes of LUT Data \(0028,3006\)"):
+            decode(file)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda charset: charset,
+        lambda charset: charset[:8] + UNDEFINED + charset[12:] + b"\xfe\xff\xdd\xe0" + bytes(4),
+        lambda charset: SEQUENCE + UNDEFINED + ITEM + UNDEFINED + charset,
+        lambda charset: SEQUENCE + struct.pack("<L", len(charset) + 8) + in_item(charset),
+    ],
+    ids=["at the top", "of no length", "in an item", "in an item that is read when it is needed"],
+)
+def test_very_many_character_sets_are_refused(hide: Callable[[bytes], bytes]) -> None:
+    charset = element(0x8, 0x5, b"UC", b"\\" * (MAX_CHARACTER_SETS + 2))
+    with pytest.raises(UnsupportedImage, match=r"Specific Character Set \(0008,0005\)"):
+        decode(with_elements(hide(charset)))
+
+
+def test_very_many_character_sets_are_refused_in_sum() -> None:
+    end = b"\xfe\xff\xdd\xe0" + bytes(4)
+    many = in_item(element(0x8, 0x5, b"UC", b"\\" * 1000)) * 66
+    with pytest.raises(UnsupportedImage, match="Specific Character Set"):
+        decode(with_elements(SEQUENCE + UNDEFINED + many + end))
+    usual = in_item(element(0x8, 0x5, b"UC", b"ISO_IR 192")) * 300
+    assert decode(with_elements(SEQUENCE + UNDEFINED + usual + end)).format == "DICOM"
 
 
 def test_a_file_that_inflates_to_too_much_is_refused_while_it_inflates() -> None:

@@ -334,7 +334,8 @@ def hostile_bodies() -> Iterator[tuple[str, bytes, int, str]]:
     yield case("no boundary", whole, 400, 'multipart/related; type="application/dicom"')
     yield case("another boundary", whole, 400, kind.replace("limit", "other"))
     yield case("a huge boundary", whole, 400, kind.replace("limit", "x" * 300))
-    yield case("text before it", b"hello\r\n" + whole, 400)
+    yield case("text without a line's end before it", b"hello" + whole, 400)
+    yield case("much text before it", b"hello\r\n" * 20_000 + whole, 400)
     yield case("10,000 parts", related(*[b"x"] * 10_000)[0], 413)
     yield case("a huge header", b"--limit\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 400)
     yield case("many headers", b"--limit\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", 400)
@@ -376,10 +377,11 @@ async def test_the_ends_of_lines_and_chunks_do_not_matter_to_an_image(
     samples = ramp(12)
     samples.flat[:8] = [0x0A0D, 0x2D2D, 0x696C, 0x696D, 0x0074, 0x0A0D, 0x2D2D, 0x0D0D]
     body, headers = related(dicom(samples & 0x0FFF, **SHOWN))
-    body = b"\r\n" + body + b"an epilogue"
-    for chunk in (7, len(body)):
-        answer = await client.post(STUDIES, content=Body(body, chunk), headers=headers)
-        module(answer, 200)
+    for preamble in (b"", b"\r\n", b"a preamble, and no --limit\r\n-\r\n"):
+        sent = preamble + body + b"an epilogue"
+        for chunk in (7, len(sent)):
+            answer = await client.post(STUDIES, content=Body(sent, chunk), headers=headers)
+            module(answer, 200)
 
 
 async def test_a_content_type_is_read_as_senders_write_it(client: httpx.AsyncClient) -> None:

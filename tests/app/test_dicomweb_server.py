@@ -95,6 +95,7 @@ def test_instances_are_stored_as_they_are_in_the_name_of_the_credentials(
         (200, stored(INSTANCE), None, ""),
         (409, failed(0x0111, INSTANCE), None, ""),
         (202, stored("1.9") | failed(0xA700, INSTANCE), DicomWebUnavailable, "0xA700"),
+        (409, failed(0x0110, INSTANCE), DicomWebUnavailable, "0x0110"),
         (409, failed(0xA900, INSTANCE), DicomWebRefused, "0xA900"),
         (409, failed(0x0122, INSTANCE), DicomWebRefused, "0x0122"),
         (202, stored("1.9"), DicomWebUnavailable, "leaves out 1 of 1"),

@@ -102,6 +102,18 @@ async def test_nothing_is_stored_where_nothing_is_to_be(
 
 
 @pytest.mark.anyio
+async def test_an_image_that_no_report_can_be_written_on_has_an_answer_where_none_is_to_be(
+    archive: FakeArchive, settings: Settings
+) -> None:
+    archive.files[CHEST] = dicom(SOPClassUID="1.2.3")
+    (told,) = await analyse(archive, settings, CHEST, store=False)
+    assert told.prediction
+    assert told.error is None
+    (lost,) = await analyse(archive, settings, CHEST)
+    assert "SOPClassUID" in str(lost.error)
+
+
+@pytest.mark.anyio
 async def test_one_image_without_an_answer_does_not_stop_the_others(
     archive: FakeArchive, settings: Settings
 ) -> None:
@@ -109,7 +121,7 @@ async def test_one_image_without_an_answer_does_not_stop_the_others(
     assert gone.error is UNAVAILABLE
     assert not gone.is_none_of_ours
     assert lateral.is_none_of_ours
-    assert lateral.as_row() == f"-               -  {LATERAL.uid}  {lateral.error}"
+    assert lateral.as_row() == f"-          -                   {LATERAL.uid}  {lateral.error}"
     assert chest.stored
     assert len(archive.stored) == 1
 
@@ -190,7 +202,9 @@ def test_the_program_prints_what_came_of_each_image(web: FakeWeb, run: Run) -> N
     web.answers = [*FOUND, image()]
     code, out, err = run("--no-store")
     assert (code, err) == (0, "")
-    assert re.fullmatch(rf"(COVID-19|Normal) +\d+\.\d%  {re.escape(INSTANCE)} .*\n", out)
+    assert re.fullmatch(
+        rf"(COVID-19|Normal) +p\(COVID-19\)=\d+\.\d% +{re.escape(INSTANCE)} .*\n", out
+    )
     assert all(method == "GET" for method, *_ in web.asked)
 
 

@@ -106,6 +106,22 @@ async def test_an_example_of_a_bad_upload_is_what_the_service_says(
 
 
 @pytest.mark.anyio
+async def test_an_example_of_a_bad_batch_is_what_the_service_says(
+    client: httpx.AsyncClient,
+) -> None:
+    many = await client.post(BATCH, files=[("files", gray_png())] * 17)
+    cut = await client.post(
+        BATCH, content=b"", headers={"content-type": "multipart/form-data; boundary=a"}
+    )
+    late = await client.post(BATCH, headers={"x-request-timeout": "0"})
+    assert [late.json(), many.json(), cut.json()] == examples(BATCH, 400)
+    unknown, packed = examples(BATCH, 415)
+    assert (await client.post(BATCH, json={})).json() in (unknown, packed)
+    packed_ = await client.post(BATCH, headers={"content-encoding": "gzip"})
+    assert packed_.json() in (unknown, packed)
+
+
+@pytest.mark.anyio
 async def test_an_example_of_what_is_no_chest_xray_is_what_the_service_says(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from app.errors import InputError, UnreadableImage, UnsupportedImage
 from app.imaging import Limits, decode
-from app.imaging.structure import MAX_PARTS, count_passes
+from app.imaging.structure import MAX_EXIF, MAX_PACKED, MAX_PARTS, MAX_TABLES, count_passes
 from tests.fakes import encode, gray_png
 
 PNG = gray_png()
@@ -63,6 +63,79 @@ def test_texts_and_profiles_of_usual_size_are_passed_over() -> None:
     assert (decode(insert(PNG, AFTER_IHDR, parts)).pixels == 200).all()
 
 
+@pytest.mark.parametrize("at", [AFTER_IHDR, BEFORE_IEND], ids=["before", "behind"])
+@pytest.mark.parametrize(
+    ("part", "limit"),
+    [
+        (chunk(b"iCCP", b"key\0\0" + zlib.compress(bytes(9))), 1),
+        (chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(9))[:-1]), MAX_PACKED),
+        (chunk(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(bytes(9))), MAX_PACKED),
+    ],
+    ids=["iCCP", "zTXt that breaks off", "iTXt"],
+)
+def test_a_png_that_unpacks_more_often_than_any_needs_is_not_supported(
+    part: bytes, limit: int, at: int
+) -> None:
+    assert (decode(insert(PNG, at, part * limit)).pixels == 200).all()
+    with pytest.raises(UnsupportedImage, match=f"a PNG of at most {limit} .*; received"):
+        decode(insert(PNG, at, part * (limit + 1)))
+
+
+def test_a_png_of_very_many_plain_texts_is_read() -> None:
+    texts = b"".join(chunk(b"tEXt", b"Key %d\0any" % number) for number in range(5000))
+    assert (decode(insert(PNG, AFTER_IHDR, texts)).pixels == 200).all()
+
+
+# --- what becomes a Python object a value
+
+
+def exif(values: int) -> bytes:
+    """Write EXIF whose only entry is an orientation of so many fractions, 8 bytes each."""
+    entry = struct.pack("<HHII", 0x0112, 5, values, 26)
+    head = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    return head + struct.pack("<II", 1, 3) * values
+
+
+def exif_jpeg(data: bytes) -> bytes:
+    parts = range(0, len(data), 60_000)
+    segments = (segment(0xE1, b"Exif\0\0" + data[at : at + 60_000]) for at in parts)
+    return insert(JPEG, AFTER_SOI, b"".join(segments))
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        exif_jpeg,
+        lambda data: insert(PNG, AFTER_IHDR, chunk(b"eXIf", data)),
+        lambda data: insert(PNG, BEFORE_IEND, chunk(b"tEXt", b"exif\0" + data)),
+        lambda data: insert(
+            PNG, BEFORE_IEND, chunk(b"tEXt", b"Raw profile type exif\0" + data.hex().encode())
+        ),
+    ],
+    ids=["JPEG", "eXIf", "text", "hexadecimal text"],
+)
+def test_exif_that_is_larger_than_any_camera_writes_is_not_supported(
+    hide: Callable[[bytes], bytes],
+) -> None:
+    assert decode(hide(exif(8000))).width == 100
+    with pytest.raises(UnsupportedImage, match=f"at most {MAX_EXIF} bytes of EXIF"):
+        decode(hide(exif(MAX_EXIF // 8)))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        segment(0xC0, struct.pack(">BHHB", 8, 80, 100, 1) + b"\1\x11\0" * 9000),
+        segment(0xDB, (b"\0" + bytes(64)) * 500),
+        segment(0xC4, bytes(30_000)),
+    ],
+    ids=["SOF", "DQT", "DHT"],
+)
+def test_a_jpeg_of_far_too_large_tables_is_not_supported(part: bytes) -> None:
+    with pytest.raises(UnsupportedImage, match=f"at most {MAX_TABLES} bytes of tables"):
+        decode(insert(JPEG, AFTER_SOI, part * 3))
+
+
 # --- parts without end
 
 
@@ -82,6 +155,12 @@ def test_a_jpeg_of_too_many_segments_is_not_supported(part: bytes) -> None:
     data = insert(JPEG, AFTER_SOI + 18, part * (MAX_PARTS + 1))  # behind JFIF
     with pytest.raises(UnsupportedImage, match="at most 20000 chunks or segments"):
         decode(data)
+
+
+@pytest.mark.parametrize("marker", [0xC8, 0xF0, 0xFD])
+def test_junk_does_not_hide_behind_a_marker_that_the_decoder_does_not_skip(marker: int) -> None:
+    with pytest.raises(UnsupportedImage, match="at most 20000 chunks or segments"):
+        decode(insert(JPEG, AFTER_SOI, segment(marker, bytes(MAX_PARTS))))
 
 
 def test_a_thousand_segments_are_read() -> None:

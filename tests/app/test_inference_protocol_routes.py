@@ -118,6 +118,27 @@ async def test_what_is_unknown_is_not_found(client: httpx.AsyncClient, model: st
     assert response.status_code == 404
 
 
+@pytest.mark.parametrize("version", ["2", "99", "latest"])
+async def test_a_version_in_the_query_changes_nothing(
+    client: httpx.AsyncClient, version: str
+) -> None:
+    params = {"version": version}
+    assert (await client.get(MODEL, params=params)).status_code == 200
+    assert (await client.get(f"{MODEL}/ready", params=params)).status_code == 200
+    response = await client.post(f"{MODEL}/infer", params=params, json=files(gray_png()))
+    assert (response.status_code, response.json()["model_version"]) == (200, "1")
+
+
+async def test_openapi_knows_a_version_in_paths_alone(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    for path in [each for each in paths if each.startswith("/v2/models/")]:
+        for operation in paths[path].values():
+            found = {(each["in"], each["name"]) for each in operation["parameters"]}
+            assert ("path", "name") in found
+            assert (("path", "version") in found) == ("{version}" in path)
+            assert not [each for each in found if each[0] == "query"]
+
+
 async def test_a_service_that_is_leaving_is_not_ready_but_answers(
     app_of: Callable[..., FastAPI],
 ) -> None:

@@ -1,12 +1,12 @@
 """What proxies of a cluster answer, and what becomes of it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.ingress import RAY_TIMEOUT_HEADER, Ingress, middlewares
+from app.ingress import RAY_STAY_HEADER, RAY_TIMEOUT_HEADER, Ingress, middlewares
 from app.problems import MEDIA_TYPE
 from tests.app.calls import PREDICTIONS, check_problem
 from tests.fakes import gray_png
@@ -14,6 +14,7 @@ from tests.fakes import gray_png
 pytestmark = pytest.mark.anyio
 
 Proxy = Callable[[Scope, Receive, Send], Awaitable[None]]
+TIMEOUT_S = 30.0
 TEXT = "text/plain; charset=utf-8"
 BODY: Message = {"type": "http.response.body", "body": b"what Ray says"}
 
@@ -40,11 +41,16 @@ def saying(*messages: Message) -> Proxy:
     return proxy
 
 
-async def ask(proxy: Proxy, memory_bytes: int = 10_000, **headers: str) -> httpx.Response:
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    transport = httpx.ASGITransport(Ingress(proxy, memory_bytes))
+async def ask(
+    proxy: Proxy,
+    headers: Mapping[str, str] | None = None,
+    *,
+    memory_bytes: int = 10_000,
+    path: str = PREDICTIONS,
+) -> httpx.Response:
+    transport = httpx.ASGITransport(Ingress(proxy, memory_bytes, TIMEOUT_S))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        return await client.post(PREDICTIONS, files={"file": gray_png()}, headers=named)
+        return await client.post(path, files={"file": gray_png()}, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,12 @@ async def test_what_time_mends_is_a_503_with_retry_after(
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_client_of_the_inference_protocol_finds_the_error_where_it_looks_for_it() -> None:
+    problem = (await ask(saying(), path="/v2/models/covid19-resnet50/infer")).json()
+    assert problem["error"] == problem["detail"]
+    assert "error" not in (await ask(saying())).json()
+
+
 async def test_a_proxy_that_waited_too_long_for_a_replica_is_a_passed_deadline() -> None:
     response = await ask(saying(head(408), BODY))
     check_problem(response, 504, "deadline-passed")
@@ -89,7 +101,7 @@ async def test_uploads_beyond_the_proxys_memory_are_refused_and_their_bytes_let_
     proxy = saying(head(200, "application/json"), BODY)
     held = len(gray_png()) + 500
     check_problem(await ask(proxy, memory_bytes=100), 503, "overloaded")
-    ingress = Ingress(proxy, held)
+    ingress = Ingress(proxy, held, TIMEOUT_S)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(ingress), base_url="http://test"
     ) as client:
@@ -97,7 +109,8 @@ async def test_uploads_beyond_the_proxys_memory_are_refused_and_their_bytes_let_
             assert (await client.post(PREDICTIONS, files={"file": gray_png()})).status_code == 200
 
 
-async def test_the_proxy_gets_a_request_id_that_may_be_logged_and_the_requests_deadline() -> None:
+async def see(headers: Mapping[str, str]) -> dict[str, str]:
+    """Give the headers that reach the proxy."""
     seen: dict[str, str] = {}
 
     async def proxy(scope: Scope, _: Receive, send: Send) -> None:
@@ -105,18 +118,40 @@ async def test_the_proxy_gets_a_request_id_that_may_be_logged_and_the_requests_d
         await send(head(200, "application/json"))
         await send(BODY)
 
-    await ask(proxy, X_Request_ID="no good id", X_Request_Timeout="2.5")
+    await ask(proxy, headers)
+    return seen
+
+
+async def test_the_proxy_gets_a_request_id_that_may_be_logged_and_the_requests_deadline() -> None:
+    seen = await see({"X-Request-ID": "no good id", "X-Request-Timeout": "2.5"})
     assert seen["x-request-id"].isalnum()
     assert seen[RAY_TIMEOUT_HEADER.lower()] == "2.5"
-    seen.clear()
-    await ask(proxy, X_Request_ID="pacs-7", X_Request_Timeout_Seconds="0")
-    assert seen["x-request-id"] == "pacs-7"
-    assert RAY_TIMEOUT_HEADER.lower() not in seen
+    assert (await see({"X-Request-ID": "pacs-7"}))["x-request-id"] == "pacs-7"
 
 
-async def test_what_goes_around_a_proxy_takes_its_memory_from_the_settings(
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Request-Timeout": "0"},  # which Ray takes for no limit
+        {"X-Request-Timeout": "30"},
+        {"X-Request-Timeout": "999999"},
+        {"X-Request-Timeout": "nan"},
+        {"X-Request-Timeout-Seconds": "0"},
+        {"X-Request-Disconnect-Disabled": "?1"},
+    ],
+    ids=lambda each: str(*each.items()),
+)
+async def test_no_client_makes_a_proxy_wait_longer_than_it_would_by_itself(
+    headers: dict[str, str],
+) -> None:
+    seen = await see(headers)
+    assert not seen.keys() & {RAY_TIMEOUT_HEADER.lower(), RAY_STAY_HEADER.lower()}
+
+
+async def test_what_goes_around_a_proxy_takes_its_limits_from_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COVID_XRAY_UPLOAD_MEMORY_BYTES", "99000000")
+    monkeypatch.setenv("COVID_XRAY_REQUEST_TIMEOUT_S", "20")
     (middleware,) = middlewares()
-    assert middleware.kwargs == {"memory_bytes": 99_000_000}
+    assert middleware.kwargs == {"memory_bytes": 99_000_000, "timeout_s": 20.0}

@@ -201,6 +201,16 @@ async def test_two_applications_in_a_process_count_each_their_own(
     assert not next(iter(other.requests.collect())).samples
 
 
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=a", "application/openmetrics-text;version=x.y", ";;,="]
+)
+async def test_metrics_are_told_in_the_usual_format_where_none_can_be_made_out(
+    client: httpx.AsyncClient, accept: str
+) -> None:
+    response = await client.get("/metrics", headers={"accept": accept})
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
 async def test_metrics_can_be_switched_off(
     opened: Open,
 ) -> None:

@@ -1,6 +1,6 @@
 """The service against its own OpenAPI document: requests that are made up from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.main import create_app
 from app.settings import Settings
+from tests.app.calls import BATCH
 from tests.app.dicoms import dicom
 from tests.fakes import gray_png
 
@@ -49,13 +50,56 @@ schemathesis.openapi.format(
 
 
 APP = create_app(Settings())  # for its document; requests go to one that has a release
-schema = schemathesis.openapi.from_dict(APP.openapi())
+DOCUMENT = APP.openapi()
+schema = schemathesis.openapi.from_dict(DOCUMENT)
 schema.app = APP
 
 
 @pytest.fixture
 def app(app_of: Callable[..., FastAPI]) -> FastAPI:
     return app_of()
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Walk through what can be asked for: path, method, and what is told of it."""
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_every_answer_has_the_id_of_its_request() -> None:
+    header = DOCUMENT["components"]["headers"]["X-Request-ID"]
+    assert header["required"]
+    for _, _, operation in operations():
+        for response in operation["responses"].values():
+            reference = response["headers"]["X-Request-ID"]["$ref"]
+            assert reference == "#/components/headers/X-Request-ID"
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [("401", "WWW-Authenticate"), ("415", "Accept-Encoding"), ("503", "Retry-After")],
+)
+def test_headers_that_tell_what_to_do_are_told_of_every_problem_that_has_them(
+    status: str, name: str
+) -> None:
+    found = [
+        operation["responses"][status]["headers"]
+        for _, _, operation in operations()
+        if status in operation["responses"]
+    ]
+    assert found
+    assert all(name in headers for headers in found)
+
+
+def test_a_batch_tells_how_many_files_it_may_have() -> None:
+    document = create_app(Settings(max_batch=5)).openapi()
+    body = document["paths"][BATCH]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert body["schema"]["properties"]["files"]["maxItems"] == 5
+
+
+def test_head_is_not_told_beside_get() -> None:
+    assert {method for _, method, _ in operations()} == {"get", "post"}
 
 
 @schema.parametrize()

@@ -17,7 +17,7 @@ from app.errors import (
 from tests.fakes import FakeDestination
 
 DOWN = DicomWebUnavailable("an answer", "none")
-REFUSED = DicomWebRefused("to be stored", "0110")
+REFUSED = DicomWebRefused("to be stored", "0122")
 
 
 class Clock:

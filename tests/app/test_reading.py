@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.reading import Content, Reading, Unread, find_files, read_all
+from app.errors import KeysInvalid
+from app.reading import Content, Reading, Unread, find_files, open_server, read_all
 from app.terminal import print_table, progress
 from tests.client.conftest import PREDICTION, PROBLEM
 
@@ -63,6 +64,25 @@ def test_what_cannot_be_looked_at_is_told_and_the_others_are_read(tmp_path: Path
     assert find(tmp_path) == sorted([*wanted, *bad])
     assert {each.remark for each in asyncio.run(collect(bad))} == {"File name too long."}
     assert find("x" * 300) == [Path("x" * 300)]
+
+
+def test_a_link_to_nothing_is_told_as_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    link = tmp_path / "lost.png"
+    link.symlink_to("gone")
+    assert find(tmp_path) == [link]
+    (reading,) = asyncio.run(collect([link]))
+    assert reading.remark == "No such file or directory."
+
+
+@pytest.mark.parametrize("text", ["", "cxr_two words", "cxr_\0"])
+def test_a_file_that_holds_no_api_key_is_told(tmp_path: Path, text: str) -> None:
+    async def ask() -> None:
+        async with open_server("http://test", tmp_path / "key"):
+            pass
+
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(KeysInvalid, match="one API key and nothing else"):
+        asyncio.run(ask())
 
 
 def test_a_folder_that_cannot_be_listed_is_told(
@@ -120,7 +140,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
         "No such file or directory.",
         PROBLEM["detail"],
         "A folder without any PNG, JPEG or DICOM file.",
-        "bit-depth-inferred",
+        "bit-depth-inferred no-answer-at-95%",
     ]
     assert [each.prediction is None for each in readings] == [True, True, True, False]
 
@@ -147,12 +167,20 @@ def test_no_more_files_are_read_at_once_than_may_be(tmp_path: Path) -> None:
 # --- showing
 
 
-def test_a_reading_is_a_line_of_json_or_of_text() -> None:
+def test_a_reading_is_a_line_of_json_or_of_text_that_says_what_its_number_is() -> None:
     good, bad = Reading(Path("a.png"), PREDICTION), Reading(Path("b.png"), problem=PROBLEM)
     assert json.loads(good.as_json()) == {"file": "a.png"} | PREDICTION
     assert json.loads(bad.as_json()) == {"file": "b.png", "problem": PROBLEM}
-    assert good.as_row() == "Normal      20.0%  a.png  bit-depth-inferred"
-    assert bad.as_row() == f"-               -  b.png  {PROBLEM['detail']}"
+    remark = "bit-depth-inferred no-answer-at-95%"
+    assert good.as_row() == f"Normal     p(COVID-19)=20.0%   a.png  {remark}"
+    assert bad.as_row() == f"-          -                   b.png  {PROBLEM['detail']}"
+
+
+def test_a_line_has_a_remark_where_the_model_itself_gives_no_answer_and_else_none() -> None:
+    sure = PREDICTION | {"prediction_set": {"95%": ["Normal"]}, "warnings": []}
+    unsure = sure | {"prediction_set": {"90%": [], "95%": []}}
+    assert Reading(Path("a.png"), sure).as_row().endswith("  a.png")
+    assert Reading(Path("a.png"), unsure).remark == "no-answer-at-90% no-answer-at-95%"
 
 
 def test_a_table_tells_of_every_file_and_that_it_is_no_medical_device(

@@ -25,6 +25,14 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+async def test_a_preamble_is_left(chunk: int) -> None:
+    body, headers = related(b"DICM", b"two\r\n--")
+    preamble = b"not --limit, nor\r\n-\r\n--limi\r\n\r\n"
+    sent = Body(preamble + body, chunk)
+    assert await read_related(aiter(sent), headers["content-type"], 4) == [b"DICM", b"two\r\n--"]
+
+
 async def test_mutated_bodies_are_files_or_an_error_of_the_sender() -> None:
     chance = random.Random(0)  # noqa: S311 -- no secret
     body, headers = related(b"one\r\n--limi", b"DICM" * 9, b"")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import highdicom as hd
 import numpy as np
@@ -131,22 +132,40 @@ def test_it_says_what_made_it_and_what_it_is_not(write: Any) -> None:
 
 
 @writers
-def test_the_report_on_an_image_by_a_release_is_one_instance_however_often_it_is_made(
+def test_the_report_on_an_image_by_a_device_is_one_instance_however_often_it_is_made(
     write: Any,
 ) -> None:
     finding = finding_of(dicom_header())
-    release = dataclasses.replace(finding.prediction.model, digest="0" * 64)
-    others = (
-        finding_of(dicom_header(SOPInstanceUID="2.25.94")),
-        finding_of(dicom_header(), model=release),
-    )
+    model = finding.prediction.model
+    changes: list[dict[str, Any]] = [
+        {"digest": "0" * 64},
+        {"precision": "int8"},
+        {"engine": "tensorflow"},
+    ]
+    others = [finding_of(dicom_header(SOPInstanceUID="2.25.94"))] + [
+        finding_of(dicom_header(), model=dataclasses.replace(model, **change)) for change in changes
+    ]
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
         made, again, *different = (
             pydicom.dcmread(io.BytesIO(write(each)))[keyword].value
             for each in (finding, finding, *others)
         )
         assert made == again
-        assert len({made, *different}) == 3
+        assert len({made, *different}) == 5
+
+
+def test_the_tracking_uid_of_a_report_is_the_same_however_often_it_is_made() -> None:
+    findings = [finding_of(dicom_header(), id=UUID(int=number)) for number in range(2)]
+    findings.append(finding_of(dicom_header(SOPInstanceUID="2.25.94")))
+    first, again, other = (read_sr(each)[1].tracking_uid for each in findings)
+    assert first == again
+    assert first != other
+
+
+@writers
+def test_engine_and_precision_are_told(write: Any) -> None:
+    report = pydicom.dcmread(io.BytesIO(write(finding_of(dicom_header()))))
+    assert report.SoftwareVersions[2] == "openvino in f32"
 
 
 def test_reports_of_two_kinds_are_two_instances_of_two_series() -> None:
@@ -286,6 +305,7 @@ def test_the_sr_names_its_device_model_and_private_codes() -> None:
     assert (device.name, device.model_name) == ("covid-xray", "covid19-resnet50 3")
     assert device.serial_number == model.digest
     assert f"manifest SHA-256 {model.digest}" in report.to_json()
+    assert report.to_json().count("openvino in f32") == 2  # of the software, and of the algorithm
     (scheme,) = report.CodingSchemeIdentificationSequence
     assert (scheme.CodingSchemeDesignator, scheme.CodingSchemeUID) == (
         codes.PRIVATE,

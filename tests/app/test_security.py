@@ -135,12 +135,33 @@ async def test_a_key_can_be_added_and_removed_while_the_service_runs(
     assert (await status(KEY), await status(new)) == (200, 401)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("no hash\n")])
-def test_a_file_that_breaks_leaves_the_keys_as_they_were_and_is_logged_once(
-    keys: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
+@pytest.mark.parametrize(
+    "remove",
+    [Path.unlink, lambda path: path.write_text(""), lambda path: path.write_text("# none\n")],
+    ids=["file gone", "empty", "comment"],
+)
+def test_the_last_key_can_be_removed_while_the_service_runs(
+    keys: Path, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], object]
 ) -> None:
     known = ApiKeys(keys)
-    damage(keys)
+    remove(keys)
+    assert not any([known.accept(KEY), known.accept(KEY), known.accept("")])
+    assert caplog.text.count("No API key is accepted now") == 1
+    keys.write_text(key_line(OTHER))
+    assert [known.accept(KEY), known.accept(OTHER)] == [False, True]
+
+
+def test_a_file_of_keys_may_begin_with_a_byte_order_mark(keys: Path) -> None:
+    known = ApiKeys(keys)
+    keys.write_bytes(b"\xef\xbb\xbf" + key_line(OTHER).encode())
+    assert [known.accept(KEY), known.accept(OTHER)] == [False, True]
+
+
+def test_a_file_that_breaks_leaves_the_keys_as_they_were_and_is_logged_once(
+    keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = ApiKeys(keys)
+    keys.write_text("no hash\n")
     assert [known.accept(KEY), known.accept(KEY), known.accept(new_key())] == [True, True, False]
     assert caplog.text.count("stay as they were") == 1
     keys.write_text(key_line(OTHER))
@@ -253,13 +274,21 @@ async def test_openapi_tells_how_to_send_a_key_where_one_is_needed(
 ) -> None:
     document = (await guarded.get("/openapi.json")).json()
     schemes = document["components"]["securitySchemes"]
-    key, bearer = schemes["API key"], schemes["Bearer"]
+    key, bearer = schemes["ApiKey"], schemes["Bearer"]
     assert (key["in"], key["name"], bearer["scheme"]) == ("header", "X-API-Key", "bearer")
     for path, operations in document["paths"].items():
         for operation in operations.values():
             is_open = path.startswith(("/health/", "/v2/health/"))
-            either: object = None if is_open else [{"API key": []}, {"Bearer": []}]
+            either: object = None if is_open else [{"ApiKey": []}, {"Bearer": []}]
             assert operation.get("security") == either
+
+
+async def test_names_of_components_are_such_as_openapi_allows(guarded: httpx.AsyncClient) -> None:
+    components = (await guarded.get("/openapi.json")).json()["components"]
+    assert {"schemas", "headers", "securitySchemes"} <= components.keys()
+    for named in components.values():
+        for name in named:
+            assert re.fullmatch(r"[a-zA-Z0-9._-]+", name), name  # OpenAPI 3.1, 4.8.7
 
 
 async def test_openapi_asks_for_no_key_where_none_is_needed(client: httpx.AsyncClient) -> None:

@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsInvalid, load_settings
+from app.settings import Settings, SettingsInvalid, load_settings, make_cache_dir
 from tests.container.compose import read_service
 
 
@@ -44,6 +45,59 @@ def test_a_value_that_cannot_be_used_is_named(
     monkeypatch.setenv(f"COVID_XRAY_{name}", value)
     with pytest.raises(SettingsInvalid, match=rf"COVID_XRAY_{name}: .*; received '{value}'\."):
         load_settings()
+
+
+NUMBERS = [
+    name
+    for name, value in Settings().model_dump().items()
+    if type(value) in (int, float) or name in ("model_version", "threads")
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "-inf", "-1", "1e400", f"{10**30}", "1e30", "9" * 5000, "", "  ", "1,5"]
+)
+def test_no_number_that_is_endless_or_absurd_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"COVID_XRAY_{name.upper()}", value)
+    with pytest.raises(SettingsInvalid, match=rf"^COVID_XRAY_{name.upper()}: .*; received "):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_zero_is_used_only_where_it_says_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"COVID_XRAY_{name.upper()}", "0")
+    if name in ("follow_s", "leaving_s", "shutdown_timeout_s", "outbox_close_s"):
+        assert getattr(load_settings(), name) == 0
+    else:
+        with pytest.raises(SettingsInvalid, match=f"COVID_XRAY_{name.upper()}: "):
+            load_settings()
+
+
+def test_the_folder_for_compiled_networks_is_made(tmp_path: Path) -> None:
+    make_cache_dir(Settings(cache_dir=tmp_path / "a" / "b"))
+    make_cache_dir(Settings(cache_dir=tmp_path / "a" / "b"))
+    assert (tmp_path / "a" / "b").is_dir()
+    make_cache_dir(Settings())
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_for_compiled_networks_that_can_be_none_is_named(
+    tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / below
+    with pytest.raises(SettingsInvalid, match=rf"COVID_XRAY_CACHE_DIR: .*; received {folder} \("):
+        make_cache_dir(Settings(cache_dir=folder))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads every folder")
+def test_a_folder_for_compiled_networks_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    with pytest.raises(SettingsInvalid, match="Permission denied"):
+        make_cache_dir(Settings(cache_dir=tmp_path))
 
 
 def test_a_misspelt_variable_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_collector_without_what_sends_to_it_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(TracingUnavailable, match=r"pip install covid-xray\[otel\]"):
+    with pytest.raises(TracingUnavailable, match=r"constraints.txt --editable '\.\[otel\]'"):
         open_tracer()
 
 

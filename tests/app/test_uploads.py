@@ -1,4 +1,5 @@
 import asyncio
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.errors import DeadlinePassed
-from app.uploads import Upload, UploadLimits, UploadReader
+from app.uploads import TIMEOUT, Upload, UploadLimits, UploadReader
 from tests import fakes
 from tests.app.calls import BATCH, PREDICTIONS, Body, Open, check_problem, multipart
 from tests.fakes import FakeEngine, gray_png
@@ -97,6 +98,16 @@ async def test_a_deadline_that_is_no_number_of_seconds_is_malformed(
     )
     problem = check_problem(response, 400, "malformed-request")
     assert "X-Request-Timeout" in problem["detail"]
+    assert not re.search(TIMEOUT["schema"]["pattern"], text)
+
+
+@pytest.mark.parametrize("text", ["1", "2.5", "30.0", "007", "0.000001", "999999.999999"])
+async def test_a_deadline_is_read_as_openapi_describes_it(
+    client: httpx.AsyncClient, text: str
+) -> None:
+    assert re.search(TIMEOUT["schema"]["pattern"], text)
+    response = await client.post(PREDICTIONS, content=b"", headers={"X-Request-Timeout": text})
+    check_problem(response, 415, "unsupported-image-type")  # nothing else is wrong
 
 
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 5000])

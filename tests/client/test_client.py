@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from covid_xray import (
+    AsyncClient,
     Client,
     Prediction,
     Problem,
@@ -52,6 +53,11 @@ async def test_a_batch_is_answered_with_predictions_and_problems_in_its_order(
     content = service.requests[0].content
     assert content.index(b"one") < content.index(b"two") < content.index(b"three")
     assert content.count(b'name="files"') == 3
+
+
+async def test_a_batch_of_nothing_is_answered_without_asking(ask: Asked, service: Service) -> None:
+    assert await ask("predict_batch", []) == []
+    assert service.requests == []
 
 
 async def test_a_heatmap_is_what_was_sent(ask: Asked, service: Service) -> None:
@@ -102,6 +108,16 @@ def test_an_address_that_is_none_is_told_at_once(address: str) -> None:
 def test_a_timeout_that_is_none_is_told_at_once(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="seconds; received"):
         Client("http://test", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("api_key", ["", "cl\u00e9", "cxr secret", "cxr_secret\n", "cxr\0"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_key_that_is_none_is_told_at_once_and_not_repeated(
+    client: type[Client | AsyncClient], api_key: str
+) -> None:
+    with pytest.raises(ValueError, match="Expected an API key") as caught:
+        client("http://test", api_key=api_key)
+    assert not api_key or api_key not in str(caught.value)
 
 
 # --- what goes wrong

@@ -46,6 +46,34 @@ def test_rays_object_store_and_what_it_spills_fit_into_memory() -> None:
         assert 2 * store <= int(size.removesuffix("Gi")) * 2**30
 
 
+def test_a_drain_leaves_a_worker_and_never_waits_for_the_head() -> None:
+    head, worker = pods(read("ray/ray-service.yaml"))
+    budget = read("ray/disruption-budget.yaml")["spec"]
+    selector = budget["selector"]["matchLabels"].items()
+    assert selector <= worker["metadata"]["labels"].items()
+    assert not selector <= head["metadata"]["labels"].items()
+    assert "maxUnavailable" not in budget  # which needs `scale`, and a RayCluster has none
+    (workers,) = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert budget["minAvailable"] < workers["minReplicas"] <= workers["replicas"]
+
+
+def test_prometheus_is_let_in_where_ray_tells_its_metrics() -> None:
+    cluster = read("ray/ray-service.yaml")["spec"]["rayClusterConfig"]
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    told = {int(group["rayStartParams"]["metrics-export-port"]) for group in groups}
+    for pod in pods(read("ray/ray-service.yaml")):
+        (container,) = pod["spec"]["containers"]
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        assert {ports["metrics"]} == told
+    rules = read("ray/network-policy.yaml")["spec"]["ingress"]
+    assert told <= {
+        port["port"]
+        for rule in rules
+        for port in rule.get("ports", [])
+        if "monitoring" in str(rule["from"])
+    }
+
+
 def test_ray_starts_the_application_with_settings_that_the_service_knows() -> None:
     serve = yaml.safe_load(read("ray/ray-service.yaml")["spec"]["serveConfigV2"])
     (application,) = serve["applications"]

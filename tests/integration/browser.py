@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
@@ -98,9 +99,12 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", features=features)
 
     def open(self) -> "Browser":
-        """Load the page, and wait until it knows the model or wants a key."""
+        """Load the page, and wait until it knows the model, wants a key or has a problem."""
         self.driver.get(f"{self.address}/")
-        self.wait("return !document.querySelector('#key-form').hidden || model.textContent")
+        self.wait(
+            "return !document.querySelector('#key-form').hidden || model.textContent"
+            " || document.querySelector('.problem')"
+        )
         return self
 
     def run(self, script: str, *arguments: object) -> Any:
@@ -116,6 +120,38 @@ class Browser:
 
     def text(self, selector: str) -> str:
         return self.find(selector).text
+
+    def said(self) -> str:
+        """Give what a screen reader was told last."""
+        text: str = self.run("return document.querySelector('#status').textContent")
+        return text
+
+    def opacity(self) -> float:
+        """Give the opacity of the heatmap."""
+        return float(self.run("return getComputedStyle(overlay).opacity"))
+
+    def middle_of(self, selector: str) -> float:
+        rect = self.find(selector).rect
+        return float(rect["x"] + rect["width"] / 2)
+
+    def focused(self) -> str:
+        """Name what has the focus."""
+        name: str = self.run(
+            "return document.activeElement.id || document.activeElement.textContent"
+        )
+        return name
+
+    def press(self, *keys: str) -> None:
+        """Press keys, wherever the focus is."""
+        for key in keys:
+            ActionChains(self.driver).send_keys(key).perform()
+
+    def drop(self, *paths: Path) -> None:
+        """Drop files or folders, as a hand does."""
+        files = [str(path.resolve()) for path in paths]
+        data = {"items": [], "files": files, "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.command("Input.dispatchDragEvent", type=kind, x=100, y=100, data=data)
 
     def choose(self, file: Path) -> None:
         """Choose a file, and wait for its answer."""

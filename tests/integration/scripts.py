@@ -1,4 +1,7 @@
-"""What tests run in the page: stand-ins, from before its own scripts on, and a measurement."""
+"""What tests run in the page: stand-ins, from before its own scripts on, and a measurement.
+
+And the model card that one of them shows there.
+"""
 
 # A file that this browser cannot show, as it cannot show DICOM: the first picture fails.
 CANNOT_SHOW = """
@@ -53,4 +56,19 @@ const context = canvas.getContext("2d");
 context.drawImage(image, 0, 0);
 const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
 return data.reduce((sum, value, at) => sum + (at % 4 < 3 ? value : 0), 0) / (data.length * 0.75);
+"""
+
+CARD = """# Title
+
+Made for `tests`, **only** <b>there</b>.
+
+## Metrics
+
+- one
+  goes on
+- two
+
+| images | AUC |
+| --- | --- |
+| all | 0.5 |
 """

@@ -58,6 +58,7 @@ def test_what_haproxy_says_itself_is_a_problem(file: Path) -> None:
     head, _, body = file.read_bytes().rpartition(b"\r\n\r\n")
     problem = json.loads(body)
     assert problem["code"]
+    assert problem["error"] == problem["detail"]  # for clients of /v2
     if head:
         assert f"Content-Length: {len(body)}".encode() in head
         assert head.startswith(f"HTTP/1.1 {problem['status']} ".encode())

@@ -80,7 +80,7 @@ def test_a_server_reads_all_files_of_a_folder_but_the_bad_one(
     assert labels == ["Normal", "Normal", "Normal", None, "COVID-19", "COVID-19"]
     done = predict("--server", address(either_server), folder / "[01].png")
     assert done.returncode == 0
-    assert re.fullmatch(r"(Normal +\d+\.\d%  .*\d\.png\n){2}", done.stdout)
+    assert re.fullmatch(r"(Normal +p\(COVID-19\)=\d+\.\d% +.*\d\.png.*\n){2}", done.stdout)
     assert done.stderr == ""
 
 

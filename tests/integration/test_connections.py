@@ -68,14 +68,24 @@ def test_a_head_that_is_too_large_is_a_431(connection: socket.socket, head: byte
         HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        HEAD + FORM + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+        b"GET /health/live HTTP/1.1\r\n\r\n",
     ],
-    ids=["TLS", "text", "negative", "overflow", "two framings", "two lengths"],
+    ids=["TLS", "text", "negative", "overflow", "two framings", "two lengths", "chunk", "no host"],
 )
 def test_what_is_no_http_is_a_problem_too(connection: socket.socket, head: bytes) -> None:
     connection.sendall(head)
     status, headers, problem = answer(connection)
     assert (status, problem["status"]) == (400, 400)
     assert headers["content-type"] == "application/problem+json"
+
+
+def test_an_upload_of_a_client_that_would_like_http_2_is_answered(server: Server) -> None:
+    """`curl --http2` and Java's `HttpClient` ask so in their first request."""
+    wish = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
+    files = {"file": gray_png()}
+    response = server.client.post("/v1/predictions", files=files, headers=wish)
+    assert response.status_code == 200
 
 
 def test_a_head_of_usual_size_is_read(server: Server) -> None:

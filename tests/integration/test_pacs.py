@@ -184,6 +184,18 @@ def test_the_pacs_sends_again_what_came_while_the_service_was_away(pacs: Pacs) -
     pacs.orthanc.wait_for_results(EARLY)
 
 
+def test_what_the_service_may_take_is_sent_to_it(pacs: Pacs) -> None:
+    doubtful: list[dict[str, Any]] = [
+        {"BodyPartExamined": "TORAX"},
+        {"ViewPosition": "LORDOTIC"},
+        {"Modality": "dx"},
+    ]
+    for number, elements in enumerate(doubtful):
+        study = f"{PREFIX}.6.{number}"
+        pacs.orthanc.send(write_xray(pacs.folder, study, **elements))
+        pacs.orthanc.wait_for_results(study)
+
+
 def test_neither_results_nor_other_images_are_sent_to_the_service(pacs: Pacs) -> None:
     orders = len(pacs.orthanc.jobs())
     others = [

@@ -17,7 +17,6 @@ from tests.integration.server import Server, Start
 
 pytest.importorskip("selenium", reason="drives the browser")
 
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.integration.browser import PROGRAMS, Browser, Chromium, Scheme, page_files
@@ -30,21 +29,6 @@ pytestmark = pytest.mark.skipif(
 Browse = Callable[[Server], Browser]
 
 REFUSED = "Failed to load resource"
-
-CARD = """# Title
-
-Made for `tests`, **only** <b>there</b>.
-
-## Metrics
-
-- one
-  goes on
-- two
-
-| images | AUC |
-| --- | --- |
-| all | 0.5 |
-"""
 
 
 @pytest.fixture(scope="module")
@@ -97,23 +81,6 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def opacity(browser: Browser) -> float:
-    return float(browser.run("return getComputedStyle(overlay).opacity"))
-
-
-def focused(browser: Browser) -> str:
-    name: str = browser.run(
-        "return document.activeElement.id || document.activeElement.textContent"
-    )
-    return name
-
-
-def press(browser: Browser, *keys: str) -> None:
-    """Press keys, wherever the focus is."""
-    for key in keys:
-        ActionChains(browser.driver).send_keys(key).perform()
-
-
 def test_the_page_asks_for_its_own_files_and_the_model_only(browser: Browser) -> None:
     browser.open()
     assert "no medical device" in browser.text(".notice")
@@ -135,19 +102,15 @@ def test_a_chosen_xray_is_shown_with_its_heatmap_and_its_answer(
     assert "COVID-19 is said from 50.0% upwards" in content
     assert "at 95% confidence\nCOVID-19 and Normal: the image could be either" in content
     assert "at 90% confidence\nnothing is told" in content
+    assert browser.text("#verdict + .care").startswith("Take it as no answer at 90% confidence: ")
     assert "800 \N{MULTIPLICATION SIGN} 960 pixels" in content
     assert wanted["image"]["sha256"] in content
     assert wanted["model"]["digest"] in content
     assert browser.find("#xray").is_displayed()
     assert browser.find("#overlay").size == browser.find("#xray").size
-    assert browser.find(".mark").rect["x"] == pytest.approx(middle_of(browser, ".track"), abs=3)
-    assert wanted["label"] in browser.run("return document.querySelector('#status').textContent")
+    assert browser.find(".mark").rect["x"] == pytest.approx(browser.middle_of(".track"), abs=3)
+    assert f"{wanted['label']}. Take it as no answer at 90% confidence" in browser.said()
     browser.check()
-
-
-def middle_of(browser: Browser, selector: str) -> float:
-    rect = browser.find(selector).rect
-    return float(rect["x"] + rect["width"] / 2)
 
 
 def test_an_xray_can_be_dropped(browser: Browser) -> None:
@@ -166,16 +129,16 @@ def test_an_xray_can_be_dropped(browser: Browser) -> None:
 
 def test_the_slider_lays_the_heatmap_over_the_xray(browser: Browser, xray: Path) -> None:
     browser.open().choose(xray)
-    assert opacity(browser) == pytest.approx(0.65)
+    assert browser.opacity() == pytest.approx(0.65)
     browser.find("#opacity").send_keys(Keys.HOME)
-    assert (opacity(browser), browser.text("#opacity-value")) == (0, "0%")
+    assert (browser.opacity(), browser.text("#opacity-value")) == (0, "0%")
     browser.find("#opacity").send_keys(Keys.ARROW_RIGHT * 6)
-    assert opacity(browser) == pytest.approx(0.3)
+    assert browser.opacity() == pytest.approx(0.3)
     assert browser.text("#opacity-value") == "30%"
     browser.find("#show").click()
-    assert opacity(browser) == 0
+    assert browser.opacity() == 0
     browser.find("#show").click()
-    assert opacity(browser) == pytest.approx(0.3)
+    assert browser.opacity() == pytest.approx(0.3)
     browser.check()
 
 
@@ -236,7 +199,7 @@ def test_a_file_that_is_no_xray_is_told_in_plain_words(
     assert "Received\n10 bytes of no known image type" in problem
     assert not browser.find("#xray").is_displayed()  # nothing of the X-ray before is left
     assert not browser.run("return document.querySelector('#verdict')")
-    assert "No answer" in browser.run("return document.querySelector('#status').textContent")
+    assert "No answer" in browser.said()
     browser.screenshot("problem")
     browser.check(REFUSED)
 
@@ -251,6 +214,42 @@ def test_a_service_that_cannot_be_reached_can_be_asked_again(browser: Browser, x
     browser.command("Network.setBlockedURLs", urls=[])
     browser.find(".problem button").click()
     browser.wait("return document.querySelector('#verdict')")
+    browser.check(REFUSED)
+
+
+def test_a_model_that_cannot_be_asked_for_at_first_is_asked_for_again_or_told_with_an_answer(
+    browser: Browser, xray: Path
+) -> None:
+    browser.command("Network.enable")
+    for again in (True, False):
+        browser.command("Network.setBlockedURLs", urls=["*/v1/models"])
+        browser.open()
+        assert "The service cannot be reached." in browser.text(".problem")
+        browser.command("Network.setBlockedURLs", urls=[])
+        if again:
+            browser.find(".problem button").click()
+            browser.wait("return !document.querySelector('.problem')")
+            assert browser.find("#nothing").is_displayed()
+        else:
+            browser.choose(xray)
+        assert "covid19-resnet50, version 1" in browser.text("#model")
+    browser.check(REFUSED)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("names", "told"), [([""], "a folder"), (["xray.png"] * 2, "2 files")])
+def test_what_is_not_one_file_is_told_alone_and_as_the_pages_own_word(
+    browser: Browser, xray: Path, names: list[str], told: str, *, before: bool
+) -> None:
+    browser.open()
+    if before:
+        browser.choose(xray)
+    browser.drop(*(xray.parent / name for name in names))
+    browser.wait("return document.querySelector('.problem')")
+    assert f"received {told}" in browser.said()
+    assert "Status" not in browser.text("#answer")
+    assert not browser.run("return document.querySelector('.problem button, #verdict')")
+    assert not any(browser.find(each).is_displayed() for each in ("#nothing", "#xray"))
     browser.check(REFUSED)
 
 
@@ -303,9 +302,11 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
     browser = browse(server)
     browser.open().choose(xray)
     browser.screenshot("key")
-    press(browser, "wrong", Keys.ENTER)  # the field has the focus
-    browser.wait("return !document.querySelector('#key-wrong').hidden")
-    press(browser, key, Keys.ENTER)
+    browser.press("кey", Keys.ENTER)  # the field has the focus; this к is no k
+    assert "letters, digits and ASCII signs only" in browser.text("#key-wrong")
+    browser.press("wrong", Keys.ENTER)
+    browser.wait("return document.querySelector('#key-wrong').textContent.includes('accepted')")
+    browser.press(key, Keys.ENTER)
     browser.wait("return document.querySelector('#verdict')")
     assert "version 1" in browser.text("#model")
     stored = "return [localStorage.length, sessionStorage.length, document.cookie]"
@@ -319,26 +320,26 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
 
 def test_everything_can_be_done_with_the_keyboard(browser: Browser, xray: Path) -> None:
     browser.open()
-    press(browser, Keys.TAB)
-    assert "Skip" in focused(browser)
-    press(browser, Keys.ENTER)
-    assert focused(browser) == "file"
+    browser.press(Keys.TAB)
+    assert "Skip" in browser.focused()
+    browser.press(Keys.ENTER)
+    assert browser.focused() == "file"
     ring = "return getComputedStyle(document.querySelector('#file-label')).outlineStyle"
     assert browser.run(ring) == "solid"
     browser.choose(xray)  # stands for the browser's own window for files, which Enter opens
-    press(browser, Keys.TAB)
-    assert focused(browser) == "show"
-    press(browser, Keys.TAB, Keys.ARROW_RIGHT)
-    assert focused(browser) == "opacity"
-    assert opacity(browser) == pytest.approx(0.7)
-    press(browser, Keys.TAB)
-    assert focused(browser) == "Model card"
-    press(browser, Keys.ENTER)
+    browser.press(Keys.TAB)
+    assert browser.focused() == "show"
+    browser.press(Keys.TAB, Keys.ARROW_RIGHT)
+    assert browser.focused() == "opacity"
+    assert browser.opacity() == pytest.approx(0.7)
+    browser.press(Keys.TAB)
+    assert browser.focused() == "Model card"
+    browser.press(Keys.ENTER)
     browser.wait("return dialog.open")
-    press(browser, Keys.ESCAPE)
+    browser.press(Keys.ESCAPE)
     browser.wait("return !dialog.open")
-    assert focused(browser) == "Model card"
-    press(browser, Keys.TAB, Keys.ENTER)
+    assert browser.focused() == "Model card"
+    browser.press(Keys.TAB, Keys.ENTER)
     browser.wait("return document.querySelector('#dialog-body pre')")
     assert '"version": 1' in browser.text("#dialog-body")
     browser.check(REFUSED)  # the tiny release has no card
@@ -349,17 +350,14 @@ def test_the_model_card_is_shown(
 ) -> None:
     shutil.copytree(tiny_store, tmp_path / "store")
     folder = tmp_path / "store" / "covid19-resnet50" / "1"
-    (folder / "MODEL_CARD.md").write_text(CARD)
+    (folder / "MODEL_CARD.md").write_text(scripts.CARD)
     write_manifest(folder)
     server = start(model_store=tmp_path / "store").wait_until_ready()
     browser = browse(server)
     browser.open().find("#model a").click()
     browser.wait("return document.querySelector('#dialog-body table')")
     assert "Made for tests, only <b>there</b>." in browser.text("#dialog-body")
-    assert [item.text for item in browser.driver.find_elements("css selector", "#dialog li")] == [
-        "one goes on",
-        "two",
-    ]
+    assert browser.text("#dialog-body ul") == "one goes on\ntwo"
     assert browser.text("#dialog-body td + td") == "0.5"
     browser.check()
 
@@ -379,6 +377,13 @@ def test_it_fits_every_width_in_light_and_dark(
     red = int(ground.removeprefix("rgb(").split(",")[0])
     assert (red < 64) == (scheme == "dark")
     browser.check(REFUSED)
+
+
+def test_a_phone_shows_the_answer_before_the_picture(browser: Browser, xray: Path) -> None:
+    browser.resize(375, 667)
+    browser.open().choose(xray)
+    assert browser.run("return scrollY + verdict.getBoundingClientRect().bottom") < 667
+    browser.check()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

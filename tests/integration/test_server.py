@@ -30,6 +30,15 @@ def test_no_answer_names_the_server(server: Server) -> None:
     assert "server" not in server.predict(gray_png()).headers
 
 
+def test_the_connection_goes_on_after_a_head(server: Server) -> None:
+    for path in ("/", "/v1/models", "/v1/predictions"):
+        head = server.client.head(path)
+        got = server.client.get(path)  # would read the rest of a body that was sent
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        assert head.headers["content-length"] == got.headers["content-length"]
+        assert "connection" not in head.headers
+
+
 def test_a_large_upload_leaves_no_file(start: Start, tiny_store: Path, tmp_path: Path) -> None:
     server = start(model_store=tiny_store)
     server.wait_until_ready()
@@ -190,9 +199,11 @@ def test_a_port_that_is_taken_ends_the_process(start: Start, tiny_store: Path) -
         taken.listen()
         port = taken.getsockname()[1]
         code, log = start(model_store=tiny_store, port=port).end()
-    assert code != 0
+    assert code == 1
     assert "Traceback" not in log
-    assert "address already in use" in log
+    last = log.splitlines()[-1]  # the release is loaded meanwhile, and may have told so
+    assert last.startswith("covid-xray: Expected a free port and an address of this machine in ")
+    assert last.endswith(f"; received {port} and 127.0.0.1: address already in use.")
 
 
 def test_a_request_that_is_under_way_when_the_process_is_stopped_is_answered(
@@ -216,7 +227,19 @@ def test_a_request_that_is_under_way_when_the_process_is_stopped_is_answered(
     assert code == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        pytest.param(
+            signal.SIGHUP,
+            marks=pytest.mark.skipif(
+                signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="ignored under nohup"
+            ),
+        ),
+    ],
+)
 def test_a_signal_ends_the_process_in_order(
     start: Start, tiny_store: Path, number: signal.Signals
 ) -> None:
