@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from app.errors import CovidXrayError
-from app.release import Precision
+from app.release import Precision, open_release
 from training import stages
 from training.config import load_config
 from training.crossval import cross_validate, table
 from training.errors import WorkerLost
+from training.listing import written
 from training.model import build, set_trainable
 from training.model import summary as describe
 from training.report import report
@@ -47,6 +48,14 @@ ReportFile = Annotated[
 ]
 
 
+Control = Annotated[
+    Path | None, typer.Option(help="Work folder of a run to be told on the card as a control.")
+]
+FoldsReport = Annotated[
+    Path | None, typer.Option(help="Report of a cross-validation to be told on the card.")
+]
+
+
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 -- options of a command
     data: Data,
@@ -70,6 +79,28 @@ def run(  # noqa: PLR0913, PLR0917 -- options of a command
     stages.export(this)
     stages.evaluate(this)
     typer.echo(f"The release is {stages.card(this, out)}")
+
+
+@app.command("remeasure")
+def measure_anew(  # noqa: PLR0913, PLR0917 -- options of a command
+    release: Annotated[Path, typer.Option(help="The release.")],
+    data: Data,
+    config: Recipe,
+    out: Out,
+    work: Work = None,
+    control: Control = None,
+    folds: FoldsReport = None,
+) -> None:
+    """Measure a release's network anew and publish it as the next version, with another card.
+
+    Nothing is trained or exported: its files stay as they are, and so do threshold and scaling.
+    """
+    backbone = open_release(release).manifest.training.backbone
+    this = _open(data, config, work or Path("runs") / f"{config.stem}-measured-anew", backbone)
+    stages.scan(this)
+    stages.take_over(this, release)
+    stages.evaluate(this)
+    typer.echo(f"The release is {stages.card(this, out, control, folds)}")
 
 
 @app.command()
@@ -110,7 +141,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- options of a command
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="With --release: the report's folder; runs/on-<data> by default."),
+        typer.Option(help="With --release: the report's new folder; runs/on-<data> by default."),
     ] = None,
     precision: Annotated[
         Precision | None,
@@ -121,7 +152,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- options of a command
     if release:
         place = out or Path("runs") / f"on-{data.resolve().name}"
         file = report(release, data, place, precision)
-        typer.echo(f"The report is {file}")
+        typer.echo(f"The report is {written(file)}")
     elif config:
         stages.evaluate(_open(data, config, work, backbone))
     else:
@@ -152,12 +183,8 @@ def card(  # noqa: PLR0913, PLR0917 -- options of a command
     out: Out,
     work: Work = None,
     backbone: Backbone = None,
-    control: Annotated[
-        Path | None, typer.Option(help="Work folder of a run to be told as a control.")
-    ] = None,
-    folds: Annotated[
-        Path | None, typer.Option(help="Report of a cross-validation to be told.")
-    ] = None,
+    control: Control = None,
+    folds: FoldsReport = None,
 ) -> None:
     """Write manifest and model card, and put the release into the store."""
     path = stages.card(_open(data, config, work, backbone), out, control, folds)

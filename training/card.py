@@ -5,10 +5,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import ValidationError
-from scipy.stats import binomtest
 
 from app.release import Manifest, Share
 from training.config import Config
+from training.metrics import clopper_pearson
 
 _WORDS = {"name", "note", "about_data"}
 """Of a recipe, what changes no number."""
@@ -23,8 +23,14 @@ def markdown(template: str, **values: object) -> str:
         lstrip_blocks=True,
         autoescape=select_autoescape(),  # of HTML, which Markdown is not
     )
+    environment.filters["cell"] = cell
     text: str = environment.get_template(template).render(**values)
     return text.rstrip() + "\n"
+
+
+def cell(name: str) -> str:
+    """Write a name of the data so that it stays in its cell of a table."""
+    return " ".join(name.split()).replace("|", r"\|")
 
 
 def at_prevalence(probability: float, share: float, prevalence: float) -> float:
@@ -51,10 +57,8 @@ def calibrated_at(manifest: Manifest) -> float:
 
 
 def interval(share: Share) -> tuple[float, float]:
-    """Give a share's 95% interval, as if its images were independent (Wilson, JASA 1927)."""
-    found = binomtest(round(share.share * share.images), share.images)
-    limits = found.proportion_ci(method="wilson")
-    return float(limits.low), float(limits.high)
+    """Give a share's 95% interval, as if its images were independent."""
+    return clopper_pearson(round(share.share * share.images), share.images)
 
 
 def labels_apart(manifest: Manifest) -> bool:

@@ -19,7 +19,8 @@ def calibrate(
     Label-conditional split conformal prediction with one minus the label's probability as the score
     (Sadinle, Lei & Wasserman, JASA 2019; Vovk, ACML 2012). For images that are exchangeable with
     these, the set holds the true label with at least the confidence, whichever label that is: also
-    where the labels' shares are other ones.
+    where the labels' shares are other ones. Each probability is laid halfway to the next lower one,
+    so that no image sits on it: that keeps the promise, and changes none of these images' sets.
 
     Args:
         scores: Probability of the positive label `[n]`, of images that were not trained on.
@@ -27,11 +28,12 @@ def calibrate(
         labels: The positive one first.
         confidence: Between 0 and 1.
     """
-    own = {labels[0]: scores[positive], labels[1]: 1 - scores[~positive]}
+    own = dict(zip(labels, (positive, ~positive), strict=True))
+    chances = dict(zip(labels, (scores, 1 - scores), strict=True))
     return PredictionSetRule(
         confidence=confidence,
-        least={label: _quantile(values, confidence) for label, values in own.items()},
-        images={label: len(values) for label, values in own.items()},
+        least={label: _least(chances[label], own[label], confidence) for label in labels},
+        images={label: int(own[label].sum()) for label in labels},
     )
 
 
@@ -50,7 +52,14 @@ def sizes(scores: NDArray[np.float64], rule: PredictionSetRule) -> NDArray[np.in
     return (scores >= first).astype(np.int64) + (1 - scores >= second)
 
 
-def _quantile(own: NDArray[np.float64], confidence: float) -> float:
-    """The k-th smallest of n probabilities, k = floor((n + 1) (1 - confidence)); 0 for k = 0."""
-    place = int(np.floor((len(own) + 1) * (1 - confidence) + 1e-9))
-    return float(np.sort(own)[place - 1]) if place else 0.0
+def _least(chances: NDArray[np.float64], own: NDArray[np.bool_], confidence: float) -> float:
+    """Just below the k-th smallest of n own images, k = floor((n + 1) (1 - confidence)).
+
+    It is 0 for k = 0.
+    """
+    place = int(np.floor((own.sum() + 1) * (1 - confidence) + 1e-9))
+    if not place:
+        return 0.0
+    quantile = np.sort(chances[own])[place - 1]
+    below = chances[chances < quantile]
+    return float((quantile + (below.max() if len(below) else 0.0)) / 2)

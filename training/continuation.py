@@ -59,7 +59,7 @@ def continue_from(path: Path, folder: Path, config: Config, records: Sequence[Re
     last = folder / fitting.stage_folder(config, stages - 1)
     last.mkdir(parents=True, exist_ok=True)
     write_whole(last / fitting.FINAL, network.save_weights)
-    _take_histories(release, folder, config)
+    take_histories(release, folder, config)
     note = Continuation(
         name=release.manifest.name,
         version=release.manifest.version,
@@ -119,7 +119,8 @@ def _take_weights(network: keras.Model, release: Release) -> None:
         )
 
 
-def _take_histories(release: Release, folder: Path, config: Config) -> None:
+def take_histories(release: Release, folder: Path, config: Config) -> None:
+    """Leave what was measured at the end of each of a release's epochs where `fit` leaves it."""
     file = release.path / HISTORY
     if not file.exists():
         return

@@ -5,6 +5,7 @@ Every file that is not used is reported by name with its reason; none stops a ru
 
 import csv
 import hashlib
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ from training.errors import DatasetInvalid
 from training.listing import INDEX, Candidate, candidates, canonical, refusal
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 = 256 bits
+LARGEST_FILE = 256 * 2**20
+"""Bytes. The largest image that is decoded has half of that at 16 bits, without any compression."""
+
 SPLITS = ("train", "validation", "test", "held-out")
 
 
@@ -211,6 +215,11 @@ def _read_all(files: Sequence[Candidate]) -> Iterator[Pixels | str]:
 
 def _read(found: Candidate) -> Pixels | str:
     try:
+        status = found.path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe may take for ever
+            return "not a file"
+        if status.st_size > LARGEST_FILE:
+            return f"larger than {LARGEST_FILE >> 20} MiB, as no X-ray is"
         return decode(found.path.read_bytes(), reduced=True).to_model_input()
     except InputError as error:
         return str(error)

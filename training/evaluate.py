@@ -39,11 +39,13 @@ class Rules:
         labels: The positive one first.
         decision: The threshold.
         prediction_sets: By confidence.
+        least_acceptance: From which score upwards an image is answered for.
     """
 
     labels: tuple[str, str]
     decision: Decision
     prediction_sets: Sequence[PredictionSetRule] = ()
+    least_acceptance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,19 +71,8 @@ class Measured:
         """Whether there are images of the positive label, and others."""
         return bool(self.positive.any() and not self.positive.all())
 
-    def where(self, **values: str) -> "Measured":
-        """Give the part whose records have these values, such as `split="test"`."""
-        keep = np.array(
-            [all(getattr(r, key) == v for key, v in values.items()) for r in self.records], bool
-        )
-        return self._part(keep)
-
-    def of(self, labels: Collection[str]) -> "Measured":
-        """Give the part that is of these labels."""
-        keep = np.array([record.label in labels for record in self.records], bool)
-        return self._part(keep)
-
-    def _part(self, keep: NDArray[np.bool_]) -> "Measured":
+    def only(self, keep: Truth) -> "Measured":
+        """Give the part that is to be kept, `[n]`."""
         records = [r for r, kept in zip(self.records, keep, strict=True) if kept]
         return Measured(
             records,
@@ -90,6 +81,18 @@ class Measured:
             self.acceptance[keep],
             self.heatmaps[keep],
         )
+
+    def where(self, **values: str) -> "Measured":
+        """Give the part whose records have these values, such as `split="test"`."""
+        keep = np.array(
+            [all(getattr(r, key) == v for key, v in values.items()) for r in self.records], bool
+        )
+        return self.only(keep)
+
+    def of(self, labels: Collection[str]) -> "Measured":
+        """Give the part that is of these labels."""
+        keep = np.array([record.label in labels for record in self.records], bool)
+        return self.only(keep)
 
 
 def measure(
@@ -125,29 +128,35 @@ def all_scores(engine: Engine, pixels: Pixels, batch: int = 32) -> Scores:
 def cohorts(measured: Measured, rules: Rules, seed: int) -> tuple[Cohort, ...]:
     """Measure each split whole, then each cohort of both labels, then each cohort and label."""
     return tuple(
-        Cohort(
-            name=name,
-            split=split,
-            images=_count(part.records),
-            metrics=estimates(part, rules, seed),
-        )
+        cohort(name, split, part, rules, seed)
         for name, split, part in _parts(measured, rules.labels)
     )
+
+
+def cohort(name: str, split: str, part: Measured, rules: Rules, seed: int) -> Cohort:
+    """Measure some images of a split."""
+    images = _count(part.records)
+    return Cohort(name=name, split=split, images=images, metrics=estimates(part, rules, seed))
 
 
 def estimates(measured: Measured, rules: Rules, seed: int) -> dict[str, Estimate]:
     """Measure a set of images, each value with its 95% interval.
 
     Where all images are of one label, the share that is called positive stands for the measures
-    that take two; where they are of neither, nothing can be covered by a prediction set.
+    that take two; where they are of neither, nothing can be covered by a prediction set. What the
+    service refuses counts as it is scored, but for the two measures "as served": there it is wrong.
     """
-    positive = measured.positive
-    chosen = metrics.of_one_label(rules.decision.threshold)
+    positive, scores, threshold = measured.positive, measured.scores, rules.decision.threshold
+    groups = np.array([record.group for record in measured.records], np.int64)
+    chosen, served = metrics.of_one_label(threshold), {}
     if measured.both_labels:
-        chosen = metrics.of_two_labels(rules.decision.threshold)
+        chosen, served = metrics.of_two_labels(threshold), metrics.as_served(threshold)
     if {record.label for record in measured.records} <= set(rules.labels):
         chosen |= metrics.of_prediction_sets(rules.prediction_sets)
-    return metrics.intervals(chosen, measured.scores, positive, seed)
+    refused = measured.acceptance < rules.least_acceptance
+    wrong = np.where(refused, np.where(positive, -1.0, 2.0), scores)
+    found = metrics.intervals(chosen, scores, positive, seed, groups)
+    return found | metrics.intervals(served, wrong, positive, seed, groups)
 
 
 def agreement(

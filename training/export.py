@@ -203,7 +203,7 @@ def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: f
         sensitivity: The least share of the positives that the threshold must call.
     """
     own = np.sort(scores[positive])[::-1]
-    lowest = own[math.ceil(sensitivity * len(own)) - 1]
+    lowest = own[math.ceil(sensitivity * len(own) - 1e-9) - 1]
     below = scores[scores < lowest]
     return float((lowest + (below.max() if len(below) else 0.0)) / 2)
 

@@ -19,6 +19,9 @@ UNLABELLED = "unlabelled"
 WELL_KNOWN = {"covid": "COVID-19", "covid19": "COVID-19"}
 """What public collections call a label, in lower case; a recipe's own names come first."""
 
+LONGEST_LABEL = 80
+"""Characters of an unknown label that a reason names."""
+
 MASKS = "masks"
 """The folders in which the COVID-19 Radiography Database has the lungs' outlines."""
 
@@ -46,7 +49,8 @@ def candidates(data: Path) -> Iterator[Candidate]:
     """List the files of a data folder, or of its index.
 
     Raises:
-        DatasetInvalid: There is no such folder, or its index is no UTF-8 or lacks a column.
+        DatasetInvalid: There is no such folder, or its index is no UTF-8, lacks a column or has a
+            field that is too long.
     """
     if (data / INDEX).is_file():
         yield from _indexed(data / INDEX)
@@ -77,11 +81,21 @@ def refusal(found: Candidate, rules: Data) -> str:
     """Say why a file is not used, as far as its place tells; nothing where it may be."""
     if MASKS in found.file.casefold().split("/")[:-1]:
         return "in a folder of masks, which are no X-rays"
+    if "\0" in found.file:
+        return "no file's name holds a NUL"
     if canonical(found.label, rules) is not None:
         return ""
     if not found.label.strip():
         return "it has no label"
-    return f"label {found.label!r} is not one of the recipe's"
+    return f"label {found.label[:LONGEST_LABEL]!r} is not one of the recipe's"
+
+
+def written(path: Path) -> str:
+    """Give a path as text that can be written as UTF-8.
+
+    A name that is no UTF-8 has what Python puts in place of its bytes, and no file takes that.
+    """
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _indexed(index: Path) -> Iterator[Candidate]:
@@ -99,12 +113,13 @@ def _indexed(index: Path) -> Iterator[Candidate]:
                 yield Candidate(index.parent / file, file, label, cohort, patient.strip())
     except UnicodeDecodeError as error:
         raise DatasetInvalid(f"{index} in UTF-8", str(error)) from error
+    except csv.Error as error:
+        raise DatasetInvalid(f"rows of file,label,cohort in {index}", str(error)) from error
 
 
 def _by_folder(data: Path) -> Iterator[Candidate]:
     for path in _files(data):
-        # A name that is no UTF-8 has what Python puts in place of its bytes, and no file takes.
-        file = path.relative_to(data).as_posix().encode("utf-8", "backslashreplace").decode()
+        file = written(path.relative_to(data))
         label, *cohort = file.split("/")[:-1] or [""]
         yield Candidate(path, file, label, "/".join(cohort))
 

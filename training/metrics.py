@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, rankdata
+from scipy.stats import beta, rankdata
 
 from app.release import Estimate, PredictionSetRule
 from training.conformal import covered, sizes
@@ -17,10 +17,13 @@ Scores = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 """Which images are of the positive label, `[n]`."""
 
+Groups = NDArray[np.int64]
+"""Which images are of one patient or near-duplicates of each other, by number, `[n]`."""
+
 Metric = Callable[[Scores, Truth], float]
 
 Hits = Callable[[Scores, Truth], NDArray[np.bool_]]
-"""Tells of each image that counts whether it is one of those meant."""
+"""Tells of each image whether it is one of those meant, `[n]`."""
 
 RESAMPLES = 1000
 BINS = 10
@@ -29,18 +32,27 @@ PREVALENCES = (0.02, 0.1, 0.3)
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of images, such as those of the positive label that are called so."""
+    """A share of images, such as those of the positive label that are called so.
+
+    Attributes:
+        hits: Which are meant.
+        kind: Of the images of the positive label (True), of the others (False), or of all (None).
+    """
 
     hits: Hits
+    kind: bool | None = None
 
     def __call__(self, scores: Scores, positive: Truth) -> float:
         """Give the share."""
-        return float(self.hits(scores, positive).mean())
+        return float(self.hits(scores, positive)[self._counted(positive)].mean())
 
-    def exact(self, scores: Scores, positive: Truth) -> tuple[float, float]:
-        """Give Clopper and Pearson's 95% interval of the share."""
-        hits = self.hits(scores, positive)
-        return _clopper_pearson(int(hits.sum()), len(hits))
+    def interval(self, scores: Scores, positive: Truth, groups: Groups) -> tuple[float, float]:
+        """Give the share's 95% interval, see `share_interval`."""
+        counted = self._counted(positive)
+        return share_interval(self.hits(scores, positive)[counted], groups[counted])
+
+    def _counted(self, positive: Truth) -> NDArray[np.bool_]:
+        return np.ones_like(positive) if self.kind is None else positive == self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +73,13 @@ class Predictive:
         """Give the predictive value."""
         return self._value(self.right(scores, positive), self.other(scores, positive))
 
-    def exact(self, scores: Scores, positive: Truth) -> tuple[float, float]:
-        """Give the values at the lower ends of both shares' exact intervals, and at the upper."""
-        right, other = (share.exact(scores, positive) for share in (self.right, self.other))
+    def interval(self, scores: Scores, positive: Truth, groups: Groups) -> tuple[float, float]:
+        """Give the values at the lower ends of both shares' intervals, and at the upper.
+
+        It is wider than need be, since both are seldom at their ends at once.
+        """
+        shares = self.right, self.other
+        right, other = (share.interval(scores, positive, groups) for share in shares)
         return self._value(right[0], other[0]), self._value(right[1], other[1])
 
     def _value(self, right: float, other: float) -> float:
@@ -72,32 +88,71 @@ class Predictive:
 
 
 def intervals(
-    metrics: Mapping[str, Metric], scores: Scores, positive: Truth, seed: int
+    metrics: Mapping[str, Metric],
+    scores: Scores,
+    positive: Truth,
+    seed: int,
+    groups: Groups | None = None,
 ) -> dict[str, Estimate]:
     """Take each metric with its 95% interval.
 
-    It is the percentile bootstrap's: images are drawn anew within each label, 1,000 times (Efron &
-    Tibshirani, 1993, ch. 13). Where all draws are alike they say nothing: of shares of 0 or 1, and
-    what follows from them. Then a share's is Clopper and Pearson's exact interval (Biometrika
-    1934), and a predictive value's follows from those of sensitivity and specificity. An AUC of 0
-    or 1 counts as a share of independent pairs: each image of the rarer label makes one, with an
-    image of its own of the other label, and all have the same order.
+    A share's is Clopper and Pearson's, see `share_interval`, and a predictive value's follows from
+    those of sensitivity and specificity. The others' is the percentile bootstrap's: groups are
+    drawn anew within each label, 1,000 times (Efron & Tibshirani, 1993, ch. 13; Field & Welsh,
+    JRSS B 2007). An AUC of 0 or 1, of which all draws are alike, counts as a share of independent
+    pairs: each group of the rarer label makes one, with a group of the other label, and all have
+    the same order.
+
+    Args:
+        metrics: By name.
+        scores: Probability of the positive label, `[n]`.
+        positive: `[n]`.
+        seed: Of the bootstrap.
+        groups: `[n]`; each image is a group of its own where None.
     """
-    values = {name: metric(scores, positive) for name, metric in metrics.items()}
-    draws = np.array(
-        [
-            [metric(scores[drawn], positive[drawn]) for metric in metrics.values()]
-            for drawn in _resamples(positive, seed)
-        ]
-    )
-    ends = np.percentile(draws, (2.5, 97.5), axis=0).T  # [metrics, 2]
-    for end, metric in zip(ends, metrics.values(), strict=True):
-        if end[0] == end[1]:
-            end[:] = _exact(metric, scores, positive) or end
-    return {
-        name: Estimate(value=value, low=float(low), high=float(high))
-        for (name, value), (low, high) in zip(values.items(), ends, strict=True)
-    }
+    groups = np.arange(len(scores)) if groups is None else groups
+    drawn = {name: m for name, m in metrics.items() if not isinstance(m, Share | Predictive)}
+    ends = _bootstrap(drawn, scores, positive, groups, seed) if drawn else {}
+    found = {}
+    for name, metric in metrics.items():
+        value = metric(scores, positive)
+        if isinstance(metric, Share | Predictive):
+            low, high = metric.interval(scores, positive, groups)
+        elif metric is auc and value in {0, 1}:
+            pairs = min(len(np.unique(groups[positive == kind])) for kind in (True, False))
+            low, high = clopper_pearson(pairs * value, pairs)
+        else:
+            low, high = ends[name]
+        found[name] = Estimate(value=value, low=low, high=high)
+    return found
+
+
+def share_interval(hits: NDArray[np.bool_], groups: Groups) -> tuple[float, float]:
+    """Give the 95% interval of a share.
+
+    Clopper and Pearson's exact one (Biometrika 1934), of as many independent images as there would
+    have to be for the share to vary as it does between groups (Korn & Graubard, Survey Methodology
+    1998, without their correction for few groups): as many as there are where each is a group of
+    its own, as there are groups where all have the same share.
+
+    Args:
+        hits: Which images are meant, `[n]`, n at least 1.
+        groups: `[n]`.
+    """
+    share, count = float(hits.mean()), float(len(hits))
+    members = np.unique(groups, return_inverse=True)[1]
+    apart = np.bincount(members, hits - share)  # [groups], from what each would have
+    between = float(np.square(apart).sum())
+    within = share * (1 - share) * count
+    count = min(count, count * within / between) if between else float(len(apart))
+    return clopper_pearson(share * count, count)
+
+
+def clopper_pearson(hits: float, count: float) -> tuple[float, float]:
+    """Give the exact 95% interval of a share (Biometrika 1934); the numbers need not be whole."""
+    low = beta.ppf(0.025, hits, count - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(0.975, hits + 1, count - hits) if hits < count else 1.0
+    return float(low), float(high)
 
 
 def of_one_label(threshold: float) -> dict[str, Metric]:
@@ -107,8 +162,8 @@ def of_one_label(threshold: float) -> dict[str, Metric]:
 
 def of_two_labels(threshold: float) -> dict[str, Metric]:
     """What can be said of images of both labels, predictive values at each prevalence included."""
-    sensitivity = Share(partial(_positive_called_so, threshold))
-    specificity = Share(partial(_negative_called_so, threshold))
+    sensitivity = Share(partial(_called_right, threshold), kind=True)
+    specificity = Share(partial(_called_right, threshold), kind=False)
     metrics: dict[str, Metric] = {
         "auc": auc,
         "accuracy": Share(partial(_called_right, threshold)),
@@ -121,6 +176,14 @@ def of_two_labels(threshold: float) -> dict[str, Metric]:
         metrics[f"ppv_at_{prevalence:g}"] = Predictive(sensitivity, specificity, prevalence)
         metrics[f"npv_at_{prevalence:g}"] = Predictive(specificity, sensitivity, 1 - prevalence)
     return metrics
+
+
+def as_served(threshold: float) -> dict[str, Metric]:
+    """Sensitivity and specificity, of scores in which what is refused was put on the wrong side."""
+    return {
+        f"{name}_as_served": Share(partial(_called_right, threshold), kind)
+        for name, kind in (("sensitivity", True), ("specificity", False))
+    }
 
 
 def of_prediction_sets(rules: Sequence[PredictionSetRule]) -> dict[str, Metric]:
@@ -170,14 +233,6 @@ def _called_right(threshold: float, scores: Scores, positive: Truth) -> NDArray[
     return right
 
 
-def _positive_called_so(threshold: float, scores: Scores, positive: Truth) -> NDArray[np.bool_]:
-    return scores[positive] >= threshold
-
-
-def _negative_called_so(threshold: float, scores: Scores, positive: Truth) -> NDArray[np.bool_]:
-    return scores[~positive] < threshold
-
-
 def _covered(rule: PredictionSetRule, scores: Scores, positive: Truth) -> NDArray[np.bool_]:
     return covered(scores, positive, rule)
 
@@ -187,22 +242,30 @@ def _of_size(rule: PredictionSetRule, size: int, scores: Scores, _: Truth) -> ND
     return hits
 
 
-def _exact(metric: Metric, scores: Scores, positive: Truth) -> tuple[float, float] | None:
-    if isinstance(metric, Share | Predictive):
-        return metric.exact(scores, positive)
-    if metric is auc and (value := auc(scores, positive)) in {0, 1}:
-        pairs = int(min(positive.sum(), (~positive).sum()))
-        return _clopper_pearson(pairs * int(value), pairs)
-    return None
+def _bootstrap(
+    metrics: Mapping[str, Metric], scores: Scores, positive: Truth, groups: Groups, seed: int
+) -> dict[str, tuple[float, float]]:
+    draws = [
+        [metric(scores[places], positive[places]) for metric in metrics.values()]
+        for places in _resamples(positive, groups, seed)
+    ]
+    ends = np.percentile(draws, (2.5, 97.5), axis=0).T  # [metrics, 2]
+    return {
+        name: (float(low), float(high)) for name, (low, high) in zip(metrics, ends, strict=True)
+    }
 
 
-def _clopper_pearson(hits: int, count: int) -> tuple[float, float]:
-    found = binomtest(hits, count).proportion_ci(0.95, method="exact")
-    return float(found.low), float(found.high)
-
-
-def _resamples(positive: Truth, seed: int) -> Iterator[NDArray[np.int64]]:
+def _resamples(positive: Truth, groups: Groups, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draw groups within each label, and give the places of their images."""
     rng = np.random.default_rng(seed)
-    kinds = [np.flatnonzero(positive == kind) for kind in (True, False)]
+    kinds = [_places(np.flatnonzero(positive == kind), groups) for kind in (True, False)]
     for _ in range(RESAMPLES):
-        yield np.concatenate([rng.choice(kind, len(kind)) for kind in kinds if len(kind)])
+        chosen = [(kind, rng.integers(len(kind), size=len(kind))) for kind in kinds if kind]
+        yield np.concatenate([kind[i] for kind, numbers in chosen for i in numbers])
+
+
+def _places(images: NDArray[np.int64], groups: Groups) -> list[NDArray[np.int64]]:
+    """Cut the places of images into one array a group."""
+    ordered = images[np.argsort(groups[images], kind="stable")]
+    ends = np.flatnonzero(np.diff(groups[ordered])) + 1
+    return np.split(ordered, ends) if len(ordered) else []

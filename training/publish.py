@@ -1,13 +1,14 @@
 """Manifest, model card, and the release's place in the store."""
 
+import csv
 import json
 import logging
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.errors import ReleaseInvalid, ReleaseNotFound
 from app.imaging import RESIZE_RULE
@@ -30,14 +31,17 @@ from app.release import (
     hash_files,
     open_release,
 )
-from training import card, crossval, dataset
+from training import card, crossval, dataset, lookalikes, remeasure
 from training.config import Config
 from training.continuation import continuation
 from training.evaluate import Rules
 from training.metrics import PREVALENCES
+from training.remeasure import BESIDE
 from training.run import Run
 
 log = logging.getLogger(__name__)
+
+WITHOUT_LOOKALIKES = "all without look-alikes"
 
 NO_ACCEPTANCE = Acceptance(
     trained=False, threshold=0.0, rule="none: the score is a constant 1 in this release"
@@ -63,7 +67,13 @@ class Calibration(BaseModel):
 
     def rules(self, labels: tuple[str, str]) -> Rules:
         """Give what makes labels out of probabilities."""
-        return Rules(labels, self.decision, self.prediction_sets)
+        return Rules(labels, self.decision, self.prediction_sets, self.acceptance.threshold)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Give what was chosen for a release."""
+        names = cls.model_fields.keys()
+        return cls.model_validate({name: getattr(manifest, name) for name in names})
 
 
 class Results(BaseModel):
@@ -76,6 +86,7 @@ class Results(BaseModel):
         acceptance: The calibration's, with what it refuses and accepts.
         precisions: Engine → precisions that gave TensorFlow's answers on the test split.
         agreement: Engine and precision → how far its answers are from TensorFlow's.
+        processor: On which that was measured, and what it computes in.
         golden: TensorFlow's answer for the phantom.
     """
 
@@ -85,20 +96,34 @@ class Results(BaseModel):
     acceptance: Acceptance = NO_ACCEPTANCE
     precisions: dict[EngineName, tuple[Precision, ...]]
     agreement: dict[str, dict[str, float]]
+    processor: str = "a processor that was not noted"  # by programs before 2026-11-26
     golden: Golden
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
+class ControlRun(BaseModel):
+    """A control, such as the article's protocol.
+
+    Attributes:
+        recipe: What it was made by.
+        metrics: What `evaluate` measured.
+    """
+
+    recipe: Config
+    metrics: tuple[Cohort, ...]
+
+
+class Beside(BaseModel):
     """What other runs gave, to be told on the card beside the release's own numbers.
 
     Attributes:
-        control: A control's recipe and results, such as the article's protocol.
+        control: Another model.
         folds: A cross-validation.
+        engines: Processor → engine and precision → how far its answers are from TensorFlow's.
     """
 
-    control: tuple[Config, Results] | None = None
+    control: ControlRun | None = None
     folds: crossval.Report | None = None
+    engines: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
 
 
 def publish(
@@ -124,6 +149,8 @@ def publish(
     partial = family / f".partial-{version}"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(run.folder / "release", partial, ignore=shutil.ignore_patterns("partial-*"))
+    (partial / BESIDE).parent.mkdir(exist_ok=True)
+    (partial / BESIDE).write_text(beside.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def complete(version: int, created: datetime) -> Manifest:
         """Write the card, and give the manifest of all that is in the folder then."""
@@ -171,15 +198,19 @@ def _manifest(
         precisions=results.precisions,
         golden=results.golden,
         training=_training(run),
+        network_of=remeasure.network_of(run),
     )
 
 
 def _training(run: Run) -> Training:
+    words = {"config": run.config.model_dump(mode="json")}
+    if whose := remeasure.origin(run):
+        return whose.training.model_copy(update=words)
     records = run.records()
     about = json.loads((run.folder / "run.json").read_text())
     return Training(
         command=run.command,
-        config=run.config.model_dump(mode="json"),
+        **words,
         seed=run.config.seed,
         continued_from=continuation(run.folder / "fit"),
         backbone=run.config.backbone,
@@ -192,7 +223,8 @@ def _training(run: Run) -> Training:
 
 
 def _card(run: Run, manifest: Manifest, results: Results, beside: Beside) -> str:
-    rejected = (run.folder / "rejected.csv").read_text(encoding="utf-8").count("\n") - 1
+    with (run.folder / "rejected.csv").open(newline="", encoding="utf-8") as stream:
+        rejected = sum(1 for _ in csv.DictReader(stream))  # a name may have several lines
     test = next(c for c in results.metrics if (c.name, c.split) == ("all", "test"))
     return card.markdown(
         "card.md.j2",
@@ -201,12 +233,12 @@ def _card(run: Run, manifest: Manifest, results: Results, beside: Beside) -> str
         calibrated_at=card.calibrated_at(manifest),
         interval=card.interval,
         labels_apart=card.labels_apart(manifest),
-        agreement=results.agreement,
         rejected=rejected,
         prevalences=PREVALENCES,
         test=test,
-        control=beside.control,
-        folds=beside.folds,
+        beside=beside,
+        without_lookalikes=WITHOUT_LOOKALIKES,
+        alike=lookalikes.ALIKE,
         folds_of_release=beside.folds and card.same_recipe(run.config, beside.folds.config),
         fold_metrics=crossval.METRICS,
     )

@@ -13,6 +13,7 @@ from training import controls, dataset, evaluate, listing, metrics, plots
 from training.card import markdown
 from training.config import Data
 from training.dataset import Rejected, Scan
+from training.errors import RunMismatch
 from training.evaluate import Measured, Rules
 
 log = logging.getLogger(__name__)
@@ -51,24 +52,30 @@ def report(path: Path, data: Path, out: Path, precision: Precision | None = None
         path: The release.
         data: As for `dataset.scan`; any label that is not the release's counts as another
             condition, and is measured on its own, and so is what has no label.
-        out: Gets `report.md`, `report.json`, `predictions.csv`, `rejected.csv` and the plots.
+        out: Gets `report.md`, `report.json`, `predictions.csv`, `rejected.csv` and the plots; new
+            or empty, and outside the data.
         precision: One whose answers are compared with those in f32, on this processor.
 
     Returns:
         The report's file.
 
     Raises:
+        RunMismatch: There is something at `out`, or it is among the X-rays.
         DatasetInvalid: The folder holds no usable image.
         ReleaseInvalid: The release's files are not what its manifest says.
         EngineUnavailable: This processor, or the engine, does not compute in the precision.
     """
+    _check_place(out, data)
     release = open_release(path)
     manifest = release.manifest
-    found = dataset.scan(data, _labels(release, data))
-    rules = Rules(manifest.labels, manifest.decision, manifest.prediction_sets)
+    names = _names(release, data)
+    found = dataset.scan(data, names)
+    least = manifest.acceptance.threshold
+    rules = Rules(manifest.labels, manifest.decision, manifest.prediction_sets, least)
     engine = create_engine(path)
     other = create_engine(path, engine.name, precision) if precision else None
-    records = [replace(record, split=SPLIT) for record in found.records]
+    grouped = dataset.group(found.records, names.duplicate_bits)
+    records = [replace(record, split=SPLIT) for record in grouped]
     measured = evaluate.measure(engine, found.pixels, records, manifest.labels[0])
     out.mkdir(parents=True, exist_ok=True)
     dataset.write_csv(out / "rejected.csv", found.rejected, Rejected)
@@ -88,9 +95,26 @@ def report(path: Path, data: Path, out: Path, precision: Precision | None = None
     return file
 
 
-def _labels(release: Release, data: Path) -> Data:
+def _check_place(out: Path, data: Path) -> None:
+    """See that a report overwrites nothing, and that no later run takes its plots for X-rays."""
+    place, images = out.resolve(), data.resolve()
+    if images in (place, *place.parents):
+        raise RunMismatch("a folder for the report outside the X-rays (give --out)", f"{place}")
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise RunMismatch(
+            f"a new or empty folder for the report at {out} (or give another --out)",
+            "what is there already",
+        )
+
+
+def _names(release: Release, data: Path) -> Data:
+    """Give the release's labels and hash distance, and all other labels that are in the data."""
     known = Data.model_validate(release.manifest.training.config.get("data", {}))
-    rules = Data(labels=release.manifest.labels, aliases=known.aliases)
+    rules = Data(
+        labels=release.manifest.labels,
+        aliases=known.aliases,
+        duplicate_bits=known.duplicate_bits,
+    )
     others = {name for name in listing.labels_in(data) if not listing.canonical(name, rules)}
     others.add(listing.UNLABELLED)
     return rules.model_copy(update={"other_labels": tuple(sorted(others))})
@@ -161,7 +185,7 @@ def _text(release: Release, data: Path, found: Scan, engine: Engine, result: Rep
         "report.md.j2",
         m=release.manifest,
         digest=release.digest,
-        data=data.name,
+        data=listing.written(Path(data.resolve().name)),
         used=len(found.records),
         rejected=len(found.rejected),
         engine=f"{engine.name} {engine.precision}",

@@ -6,6 +6,7 @@ Each reads what the ones before it left in the run's work folder, and does nothi
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,21 +15,31 @@ import numpy as np
 from app.engines import INT8, Engine, create_engine
 from app.errors import InferenceFailed
 from app.imaging import Pixels, phantom
-from app.processor import native_precisions
-from app.release import Decision, EngineName, Golden, GoldenAnswer, Precision
-from training import acceptance, conformal, crossval, plots, publish, quantization
+from app.processor import FASTEST_FIRST, native_precisions
+from app.release import Cohort, Decision, EngineName, Golden, GoldenAnswer, Precision, open_release
+from training import (
+    acceptance,
+    conformal,
+    crossval,
+    lookalikes,
+    plots,
+    publish,
+    quantization,
+    remeasure,
+)
 from training import evaluate as measures
 from training import export as exporting
 from training import fit as fitting
-from training.config import Config
 from training.continuation import HISTORY, continue_from
 from training.controls import controls
 from training.dataset import Record
-from training.evaluate import Measured
+from training.errors import RunMismatch
+from training.evaluate import Measured, Rules
 from training.files import write_whole
 from training.fit import Examples, History
 from training.folding import fold
-from training.run import Run, places
+from training.publish import Beside, Calibration, ControlRun, Results
+from training.run import Run, environment, places
 from training.workers import Workers, chief_first
 
 log = logging.getLogger(__name__)
@@ -75,8 +86,11 @@ def evaluate(run: Run) -> None:
     measured = _measure(run, reference, ("validation", "test", "held-out"))
     test = measured.where(split="test")
     passed, agreement = agreement_of_engines(run, test)
-    results = publish.Results(
-        metrics=measures.cohorts(measured, rules, run.config.seed),
+    results = Results(
+        metrics=(
+            *measures.cohorts(measured, rules, run.config.seed),
+            *_without_lookalikes(run, measured, rules),
+        ),
         controls=controls(reference, _pixels(run, "test"), test.positive, run.config.seed),
         mistakes=measures.mistakes(test, rules),
         acceptance=acceptance.report(
@@ -84,6 +98,7 @@ def evaluate(run: Run) -> None:
         ),
         precisions=passed,
         agreement=agreement,
+        processor=f"{environment()['hardware']}, with {', '.join(native_precisions())}",
         golden=_golden(run, reference, passed),
     )
     folder = run.folder / "release" / "evaluation"
@@ -95,20 +110,36 @@ def evaluate(run: Run) -> None:
     _write_json(run.folder / EVALUATION, results.model_dump(mode="json"))
 
 
+def take_over(run: Run, path: Path) -> None:
+    """Take over the network of a release, in place of `fit` and `export`, to measure it anew."""
+    release = open_release(path)
+    if not (run.folder / CALIBRATION).exists():
+        remeasure.take_over(release, run)
+        _write_json(run.folder / CALIBRATION, Calibration.of(release.manifest).model_dump())
+    elif (whose := remeasure.network_of(run)) is None or whose.digest != release.digest:
+        raise RunMismatch(
+            f"the network of {path} in {run.folder} (or give another --work)", "another one"
+        )
+
+
 def card(run: Run, out: Path, control: Path | None = None, folds: Path | None = None) -> Path:
     """Write manifest and model card, and put the release into the store.
 
     Args:
         run: The run.
         out: The store.
-        control: Work folder of another run, told on the card as a control.
-        folds: Report of a cross-validation, told on the card.
+        control: Work folder of another run, told on the card as a control; where None, what a
+            release that was taken over tells.
+        folds: Report of a cross-validation, told on the card; the same.
     """
-    results = publish.Results.model_validate_json(run.need(EVALUATION, "evaluate").read_text())
-    beside = publish.Beside(
-        _control(control) if control else None,
-        crossval.Report.model_validate_json(folds.read_text()) if folds else None,
-    )
+    results = Results.model_validate_json(run.need(EVALUATION, "evaluate").read_text())
+    told = run.folder / "release" / remeasure.BESIDE
+    beside = Beside.model_validate_json(told.read_text()) if told.exists() else Beside()
+    if control:
+        beside.control = _control(control)
+    if folds:
+        beside.folds = crossval.Report.model_validate_json(folds.read_text())
+    beside.engines |= {results.processor: results.agreement}
     return publish.publish(run, out, _calibration(run), results, beside)
 
 
@@ -134,7 +165,7 @@ def _export(run: Run) -> None:
     rule = RULE.format(sensitivity=run.config.sensitivity, images=len(scores))
     labels = run.config.data.labels
     sets = [conformal.calibrate(scores, positive, labels, c) for c in conformal.CONFIDENCES]
-    calibration = publish.Calibration(
+    calibration = Calibration(
         temperature=scaling.temperature,
         bias=scaling.bias,
         decision=Decision(threshold=threshold, rule=rule),
@@ -144,16 +175,16 @@ def _export(run: Run) -> None:
     _write_json(run.folder / CALIBRATION, calibration.model_dump())
 
 
-def _control(folder: Path) -> tuple[Config, publish.Results]:
+def _control(folder: Path) -> ControlRun:
     """Read another run's recipe and results."""
     recipe = json.loads((folder / "run.json").read_text())["config"]
-    results = (folder / EVALUATION).read_text()
-    return Config.model_validate(recipe), publish.Results.model_validate_json(results)
+    results = Results.model_validate_json((folder / EVALUATION).read_text())
+    return ControlRun(recipe=recipe, metrics=results.metrics)
 
 
-def _calibration(run: Run) -> publish.Calibration:
+def _calibration(run: Run) -> Calibration:
     text = run.need(CALIBRATION, "export").read_text()
-    return publish.Calibration.model_validate_json(text)
+    return Calibration.model_validate_json(text)
 
 
 def _pixels(run: Run, split: str) -> Pixels:
@@ -174,19 +205,32 @@ def _measure(run: Run, engine: Engine, splits: tuple[str, ...]) -> Measured:
     return measures.measure(engine, pixels, records, run.config.data.labels[0])
 
 
+def _without_lookalikes(run: Run, measured: Measured, rules: Rules) -> Iterator[Cohort]:
+    """Measure what is left without images that look like one of training, where there are such."""
+    for split in ("validation", "test"):
+        part = measured.where(split=split)
+        apart = part.only(~lookalikes.alike(_pixels(run, split), _pixels(run, "train")))
+        if apart.both_labels and len(apart.records) < len(part.records):
+            yield measures.cohort(publish.WITHOUT_LOOKALIKES, split, apart, rules, run.config.seed)
+
+
 def agreement_of_engines(
     run: Run, reference: Measured
 ) -> tuple[dict[EngineName, tuple[Precision, ...]], dict[str, dict[str, float]]]:
     """Name the precisions in which OpenVINO gives TensorFlow's answers, and how near they are.
 
-    What this processor computes natively is tried, and nothing else. A quantised network that does
-    not pass, or makes the release too large, is taken out of it.
+    What this processor computes natively is tried, and nothing else; what a release that was taken
+    over passed elsewhere stays. A quantised network that does not pass, or makes the release too
+    large, is taken out of it.
     """
     release, calibration = run.folder / "release", _calibration(run)
     limits = calibration.decision.threshold, calibration.acceptance.threshold
     passed: list[Precision] = []
     numbers: dict[str, dict[str, float]] = {}
-    for precision in reversed(native_precisions()):
+    for precision in reversed(FASTEST_FIRST):
+        if precision not in native_precisions():
+            passed += [precision] if precision in remeasure.passed_before(run) else []
+            continue
         if precision == "int8" and not (release / INT8).exists():
             continue
         good = False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.release import open_release
+from app.release import Release, open_release
 from tests.integration.server import Start
 from tests.training.conftest import draw, write_backbone
 
@@ -74,6 +74,17 @@ def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
     return ended.value.code
 
 
+def check_that_only_the_card_is_another(release: Release, anew: Release) -> None:
+    before, after = release.manifest, anew.manifest
+    assert after.network_of
+    assert after.network_of.digest == release.digest
+    assert after.files["saved_model.pb"] == before.files["saved_model.pb"]
+    assert (after.metrics, after.precisions) == (before.metrics, before.precisions)
+    card = (anew.path / "MODEL_CARD.md").read_text()
+    assert "### A control: covid19-resnet50" in card
+    assert "file by file" in card
+
+
 def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, start: Start) -> None:
     data, recipe, store = tmp_path / "data", tmp_path / "tiny.toml", tmp_path / "store"
     draw(data / "COVID-19", 16, brightness=90)
@@ -114,7 +125,13 @@ def test_a_folder_of_images_becomes_a_release_that_is_served(tmp_path: Path, sta
     card = (second.path / "MODEL_CARD.md").read_text()
     assert "### A control: covid19-resnet50" in card
     assert "| 0.912 ± 0.034 |" in card
-    shutil.rmtree(second.path)
+
+    arguments = ("--data", data, "--config", recipe, "--work", tmp_path / "anew", "--out", store)
+    assert "covid19-resnet50/3" in output("remeasure", "--release", second.path, *arguments)
+    third = open_release(store / "covid19-resnet50" / "3")
+    check_that_only_the_card_is_another(second, third)
+    for other in (second, third):
+        shutil.rmtree(other.path)
 
     output("evaluate", "--release", release.path, "--data", data, "--out", tmp_path / "on")
     assert "| evaluation, unnamed / Pneumonia | 3 |" in (tmp_path / "on" / "report.md").read_text()

@@ -26,11 +26,11 @@ def test_with_the_prevalence_the_odds_of_a_probability_change_as_those_of_the_sh
 
 def test_a_share_of_none_has_an_interval_that_is_no_point() -> None:
     assert card.interval(Share(name="x", images=36, share=0)) == pytest.approx(
-        (0, 0.0964), abs=1e-4
+        (0, 0.0974), abs=1e-4
     )
     low, high = card.interval(Share(name="x", images=36, share=4 / 36))
-    assert low == pytest.approx(0.0441, abs=1e-4)
-    assert high == pytest.approx(0.2531, abs=1e-4)
+    assert low == pytest.approx(0.0311, abs=1e-4)
+    assert high == pytest.approx(0.2606, abs=1e-4)
 
 
 def test_recipes_are_the_same_whatever_their_notes_say() -> None:
@@ -38,3 +38,15 @@ def test_recipes_are_the_same_whatever_their_notes_say() -> None:
     assert card.same_recipe(RECIPE, told)
     assert not card.same_recipe(RECIPE, told | {"seed": 1})
     assert not card.same_recipe(RECIPE, {"said": "by an older program"})
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("Normal", "Normal"),
+        ("site B|x / Normal", "site B\\|x / Normal"),
+        ("tuber\nculosis", "tuber culosis"),
+    ],
+)
+def test_a_name_stays_in_its_cell_of_a_table(name: str, cell: str) -> None:
+    assert card.cell(name) == cell

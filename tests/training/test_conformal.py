@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from app.release import PredictionSetRule
 from training import conformal
 
 LABELS = ("COVID-19", "Normal")
@@ -31,14 +32,32 @@ def test_the_least_probability_is_the_quantile_of_the_labels_own_images() -> Non
     scores = np.concatenate([np.linspace(0.05, 0.95, 19), [0.5]])
     positive = np.array([True] * 19 + [False])
     rule = conformal.calibrate(scores, positive, LABELS, 0.9)
-    assert rule.least["COVID-19"] == pytest.approx(0.1)  # the second smallest of 19
+    assert rule.least["COVID-19"] == pytest.approx(0.075)  # below the second smallest of 19
     assert rule.least["Normal"] == 0  # one image rules nothing out
     assert rule.images == {"COVID-19": 19, "Normal": 1}
 
 
+def test_no_image_sits_on_a_threshold_and_none_changes_sides() -> None:
+    rng = np.random.default_rng(4)
+    scores, positive = draw(rng, 300, 0.4)
+    rule = conformal.calibrate(scores, positive, LABELS, 0.9)
+    for label, chances, own in (
+        ("COVID-19", scores, positive),
+        ("Normal", 1 - scores, ~positive),
+    ):
+        place = int((own.sum() + 1) * 0.1)
+        quantile = np.sort(chances[own])[place - 1]
+        below = chances[chances < quantile].max()
+        assert rule.least[label] == pytest.approx((quantile + below) / 2)
+        assert ((chances >= rule.least[label]) == (chances >= quantile)).all()
+        served = np.float32(quantile)  # as an engine gives it
+        assert served >= rule.least[label]
+
+
 def test_a_set_holds_the_labels_from_their_least_probability_upwards() -> None:
-    rule = conformal.calibrate(np.array([0.6] * 30), np.array([True, False] * 15), LABELS, 0.9)
-    assert rule.least == pytest.approx({"COVID-19": 0.6, "Normal": 0.4})
+    rule = PredictionSetRule(
+        confidence=0.9, least={"COVID-19": 0.6, "Normal": 0.4}, images=dict.fromkeys(LABELS, 15)
+    )
     assert rule.labels({"COVID-19": 0.6, "Normal": 0.4}) == LABELS
     assert rule.labels({"COVID-19": 0.7, "Normal": 0.3}) == ("COVID-19",)
     assert rule.labels({"COVID-19": 0.5, "Normal": 0.3}) == ()

@@ -50,6 +50,26 @@ def test_files_that_cannot_be_used_are_reported_by_name_and_stop_nothing(data: P
     assert "Martian" in found["Martian/x.png"]
 
 
+def test_a_file_larger_than_any_xray_is_reported_and_not_read(data: Path) -> None:
+    (data / "Normal" / "archive.zip").touch()
+    os.truncate(data / "Normal" / "archive.zip", dataset.LARGEST_FILE + 1)
+    found = reasons(dataset.scan(data, RULES))
+    assert found == {"Normal/archive.zip": "larger than 256 MiB, as no X-ray is"}
+
+
+def test_what_an_index_names_and_is_no_file_is_reported(data: Path) -> None:
+    os.mkfifo(data / "pipe.png")
+    rows = ["COVID-19/00.png", "Normal/00.png", "pipe.png", "Normal", "Normal/\0.png"]
+    (data / "index.csv").write_text("file,label\n" + "".join(f"{row},Normal\n" for row in rows))
+    scan = dataset.scan(data, RULES)
+    assert len(scan.records) == 2
+    assert reasons(scan) == {
+        "pipe.png": "not a file",
+        "Normal": "not a file",
+        "Normal/\0.png": "no file's name holds a NUL",
+    }
+
+
 def test_an_index_names_labels_cohorts_and_missing_files(data: Path) -> None:
     (data / "index.csv").write_text(
         "file,label,cohort\nCOVID-19/00.png,covid,a\nNormal/00.png,Normal,b\nNormal/gone.png,Normal,b\n"
@@ -238,6 +258,13 @@ def test_a_limit_draws_whole_groups_by_the_seed_and_holds_the_others_out() -> No
 def test_a_limit_above_what_there_is_changes_nothing() -> None:
     records = pairs(40)
     rules = Data(folds=4, limit={"Normal": 1000})
+    assert dataset.split(records, rules, seed=1) == dataset.split(records, Data(folds=4), seed=1)
+
+
+def test_a_limit_that_is_just_enough_leaves_nothing_out() -> None:
+    records = pairs(40)
+    most = sum(record.label == "Normal" for record in records)
+    rules = Data(folds=4, limit={"Normal": most})
     assert dataset.split(records, rules, seed=1) == dataset.split(records, Data(folds=4), seed=1)
 
 

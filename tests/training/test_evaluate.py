@@ -44,6 +44,28 @@ def test_the_measures_have_their_textbook_values() -> None:
         assert estimate.low <= estimate.value <= estimate.high or estimate.low <= estimate.high
 
 
+def test_what_is_refused_counts_as_it_is_scored_and_as_wrong_where_it_is_told_as_served() -> None:
+    # Acceptance is 0.5, 0.6, ... 1.0: of each label the first is refused.
+    images = measured([0.9, 0.1, 0.8, 0.2, 0.7, 0.3], [1, 0, 1, 0, 1, 0])
+    found = evaluate.estimates(images, replace(RULES, least_acceptance=0.65), seed=0)
+    assert found["sensitivity"].value == found["specificity"].value == 1
+    assert found["sensitivity_as_served"].value == pytest.approx(2 / 3)
+    assert found["specificity_as_served"].value == pytest.approx(2 / 3)
+    found = evaluate.estimates(images, RULES, seed=0)
+    assert found["sensitivity_as_served"] == found["sensitivity"]
+
+
+def test_images_of_one_group_count_as_one_where_they_are_alike() -> None:
+    apart = measured([0.9, 0.1] * 8, [1] * 16)
+    together = [replace(record, group=i % 2) for i, record in enumerate(apart.records)]
+    found, wider = (
+        evaluate.estimates(each, RULES, seed=0)["called_positive"]
+        for each in (apart, replace(apart, records=together))
+    )
+    assert found.value == wider.value == 0.5
+    assert wider.high - wider.low > 1.5 * (found.high - found.low)
+
+
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     hits = 0
@@ -101,6 +123,15 @@ def test_an_engine_passes_only_with_the_references_answers(change: float, passes
     assert numbers["probability_difference_p99"] == pytest.approx(change)
     assert numbers["same_acceptance"] == 1
     assert numbers["heatmap_correlation_p5"] == pytest.approx(1)
+
+
+def test_one_image_in_a_hundred_may_have_another_probability() -> None:
+    scores = np.linspace(0.1, 0.9, 1001)
+    reference = measured(list(scores), [0, 1] * 500 + [0])
+    for changed, found in ((10, 0.0), (11, 0.05)):
+        other = replace(reference, scores=scores + 0.05 * (np.arange(1001) < changed))
+        _, numbers = evaluate.agreement(reference, other, 2.0, 0.6)
+        assert numbers["probability_difference_p99"] == pytest.approx(found)
 
 
 def test_changed_decisions_fail_an_engine() -> None:

@@ -181,3 +181,9 @@ def test_the_threshold_lies_halfway_to_the_next_lower_score() -> None:
     scores, positive = np.array([0.9, 0.8, 0.3, 0.5, 0.1]), np.array([1, 1, 1, 0, 0], bool)
     assert export.choose_threshold(scores, positive, 0.95) == pytest.approx(0.2)
     assert export.choose_threshold(scores, positive, 0.6) == pytest.approx(0.65)
+
+
+def test_a_share_of_whole_images_asks_for_no_image_more() -> None:
+    scores = np.linspace(1, 0.01, 100)
+    threshold = export.choose_threshold(scores, np.ones(100, bool), 0.55)  # 0.55 * 100 > 55
+    assert (scores >= threshold).sum() == 55

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,18 @@ def test_an_index_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("file,label\nJürgen.png,Normal\n", encoding="cp1252")
     with pytest.raises(DatasetInvalid, match=r"index\.csv in UTF-8; received .* byte 0xfc"):
         listed(tmp_path)
+
+
+def test_an_index_with_a_field_of_more_than_131072_characters_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text(f"file,label\na.png,{'x' * 131_073}\n")
+    with pytest.raises(DatasetInvalid, match=r"index\.csv; received .* field limit"):
+        listed(tmp_path)
+
+
+def test_a_reason_names_no_more_than_the_beginning_of_a_long_label(tmp_path: Path) -> None:
+    found = listing.Candidate(tmp_path / "a.png", "a.png", "x" * 131_072, "")
+    assert len(listing.refusal(found, RULES)) < 200
+
+
+def test_a_path_of_bytes_that_are_no_utf_8_can_be_written_as_utf_8() -> None:
+    assert listing.written(Path("a") / os.fsdecode(b"\xff.png")) == "a/\\udcff.png"

@@ -30,6 +30,8 @@ def test_calibration_error_is_the_mean_gap_weighted_by_bins() -> None:
     assert metrics.expected_calibration_error(scores, positive) == pytest.approx(wanted)
     certain = metrics.expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False]))
     assert certain == 0
+    last = metrics.expected_calibration_error(np.array([1.0, 0.95]), np.array([False, True]))
+    assert last == pytest.approx(0.475)  # both are of the last bin
 
 
 def test_predictive_values_follow_bayes_at_each_prevalence() -> None:
@@ -61,15 +63,56 @@ def estimates(scores: list[float], positive: list[int]) -> dict[str, Estimate]:
     return metrics.intervals(chosen, np.array(scores), np.array(positive, bool), seed=0)
 
 
-def test_shares_of_all_and_none_have_the_exact_interval() -> None:
+def test_shares_have_the_exact_interval() -> None:
     found = estimates([0.9] * 20 + [0.1] * 30 + [0.95], [1] * 20 + [0] * 31)
     assert found["sensitivity"].value == found["sensitivity"].high == 1
     assert found["sensitivity"].low == pytest.approx(0.025 ** (1 / 20))  # Clopper and Pearson
     both = found["set_of_both_0.9"]
     assert both.value == both.low == 0
     assert both.high == pytest.approx(1 - 0.025 ** (1 / 51))
-    other = found["specificity"]
-    assert other.low * 31 == pytest.approx(round(other.low * 31))  # the bootstrap's, as before
+    other, exact = found["specificity"], binomtest(30, 31).proportion_ci()
+    assert (other.low, other.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_an_image_more_that_is_hit_never_lowers_an_end_of_a_shares_interval() -> None:
+    alone = np.arange(36)
+    ends = [metrics.share_interval(alone < hits, alone) for hits in range(37)]
+    assert ends == sorted(ends)
+    assert [end[1] for end in ends] == sorted(end[1] for end in ends)
+
+
+def test_a_share_of_groups_that_are_alike_is_as_sure_as_one_of_so_many_images() -> None:
+    one = np.array([True] * 9 + [False] * 3)
+    groups = np.repeat(np.arange(12), 5)
+    assert metrics.share_interval(np.repeat(one, 5), groups) == pytest.approx(
+        metrics.share_interval(one, np.arange(12))
+    )
+    all_hit = metrics.share_interval(np.ones(60, bool), groups)
+    assert all_hit == pytest.approx((0.025 ** (1 / 12), 1))
+
+
+def test_groups_that_vary_as_images_do_cost_nothing() -> None:
+    hits = np.tile([True, False], 20)
+    pairs = np.repeat(np.arange(20), 2)
+    alone = metrics.share_interval(hits, np.arange(40))
+    assert metrics.share_interval(hits[np.argsort(hits)], pairs)[0] < alone[0]  # alike in pairs
+    mixed = np.array([True, True, True, False, False, True, False, False] * 5)
+    assert metrics.share_interval(mixed, pairs) == pytest.approx(alone)
+
+
+def test_the_bootstrap_draws_groups_and_not_images() -> None:
+    rng = np.random.default_rng(8)
+    positive = np.arange(60) % 2 == 0
+    scores = np.clip(0.3 * positive + 0.6 * rng.random(60), 0, 1)
+    chosen = {name: metrics.of_two_labels(0.5)[name] for name in ("auc", "brier")}
+    once = metrics.intervals(chosen, scores, positive, seed=3)
+    fivefold, truth, groups = (np.repeat(each, 5) for each in (scores, positive, np.arange(60)))
+    again = metrics.intervals(chosen, fivefold, truth, 3, groups)
+    for name, found in once.items():
+        assert again[name].value == pytest.approx(found.value)
+        assert (again[name].low, again[name].high) == pytest.approx((found.low, found.high))
+    apart = metrics.intervals(chosen, fivefold, truth, 3)["auc"]
+    assert apart.high - apart.low < 0.7 * (again["auc"].high - again["auc"].low)
 
 
 def test_one_label_all_right_and_the_other_all_wrong_is_no_certain_accuracy() -> None:

@@ -19,14 +19,16 @@ from training import crossval, dataset, publish
 from training.config import Config, Data, Stage
 from training.continuation import NOTE
 from training.dataset import Record, Rejected
-from training.metrics import of_two_labels
-from training.publish import Beside, Calibration, Results
+from training.metrics import as_served, of_two_labels
+from training.publish import Beside, Calibration, ControlRun, Results
 from training.run import Run
 
 STAGE = Stage(name="head", train_from="head", epochs=1, learning_rate=1e-3)
 RECIPE = Config(name="ours", stages=(STAGE,))
 CONTROL = Config(name="control", note="A control.", stages=(STAGE,))
-VALUES = {name: Estimate(value=0.5, low=0.4, high=0.6) for name in of_two_labels(0.5)}
+VALUES = {
+    name: Estimate(value=0.5, low=0.4, high=0.6) for name in of_two_labels(0.5) | as_served(0.5)
+}
 ACCEPTANCE = Acceptance(
     trained=True,
     threshold=0.3,
@@ -57,9 +59,14 @@ def run(tmp_path: Path) -> Run:
 
 
 def published(
-    run: Run, store: Path, cohorts: tuple[str, str] = ("here", "here"), **beside: Any
+    run: Run,
+    store: Path,
+    cohorts: tuple[str, str] = ("here", "here"),
+    without: str = "",
+    **beside: Any,
 ) -> Path:
     parts = [f"{name} / {label}" for name, label in zip(cohorts, Data().labels, strict=True)]
+    parts += [without] if without else []
     results = Results(
         metrics=tuple(
             Cohort(name=name, split="test", images={"COVID-19": 1, "Normal": 3}, metrics=values)
@@ -73,7 +80,7 @@ def published(
         golden=Golden(probabilities=(0.5, 0.5), acceptance=1, heatmap_mean=0.5, tolerance=0.01),
     )
     if beside.get("control"):
-        beside["control"] = (beside["control"], results)
+        beside["control"] = ControlRun(recipe=beside["control"], metrics=results.metrics)
     calibration = Calibration(
         temperature=1,
         bias=0,
@@ -126,9 +133,28 @@ def test_the_card_tells_of_how_few_pictures_foreign_images_are_and_how_sure_a_sh
     run: Run, tmp_path: Path
 ) -> None:
     text = card(run, tmp_path / "store")
-    assert "| CT slice | 36 | 0.0% (0.0-9.6) | 1 | 0 |" in text
-    assert "| noise | 36 | 0.0% (0.0-9.6) | - | - |" in text
-    assert "| test: here / Normal | 200 | 1.0% (0.3-3.6) |" in text
+    assert "| CT slice | 36 | 0.0% (0.0-9.7) | 1 | 0 |" in text
+    assert "| noise | 36 | 0.0% (0.0-9.7) | - | - |" in text
+    assert "| test: here / Normal | 200 | 1.0% (0.1-3.6) |" in text
+
+
+def test_the_card_counts_files_that_were_left_out_whatever_their_names(
+    run: Run, tmp_path: Path
+) -> None:
+    rejected = [Rejected("a\nb.png", "empty"), Rejected("c.png", "empty")]
+    dataset.write_csv(run.folder / "rejected.csv", rejected, Rejected)
+    assert "Images by split, after 2 files were left out" in card(run, tmp_path / "store")
+
+
+def test_the_card_tells_what_is_served_and_what_is_left_without_lookalikes(
+    run: Run, tmp_path: Path
+) -> None:
+    text = card(run, tmp_path / "store")
+    assert "| test, all | 4 | 0.500 (0.400-0.600) | 0.500 (0.400-0.600) |" in text
+    assert "look like one of training" not in text
+    text = card(run, tmp_path / "other", without=publish.WITHOUT_LOOKALIKES)
+    assert "look like one of training" in text
+    assert '"All without look-alikes" leaves out' in text
 
 
 def test_the_card_says_of_a_control_what_it_began_with_and_trained(

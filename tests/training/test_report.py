@@ -1,18 +1,27 @@
 import csv
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
 
 from app.engines import Engine, EngineChoice, Predictions, create_engine
+from app.imaging import Pixels
 from app.release import EngineName, Precision
 from tests import fakes
 from tests.training.conftest import draw
+from training import __main__ as program
+from training import evaluate
 from training import report as reports
-from training.errors import DatasetInvalid
+from training.dataset import Record
+from training.errors import DatasetInvalid, RunMismatch
+from training.evaluate import Measured
 from training.report import report
 
 SETS = [
@@ -106,8 +115,70 @@ def test_a_folder_without_labels_gets_a_row_for_every_image(tmp_path: Path, rele
 
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path, release: Path) -> None:
+    (tmp_path / "data").mkdir()
     with pytest.raises(DatasetInvalid, match="none that is usable"):
-        report(release, tmp_path, tmp_path / "out")
+        report(release, tmp_path / "data", tmp_path / "out")
+
+
+def test_a_report_takes_no_place_of_another_and_none_among_the_images(
+    tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    draw(data / "Normal", 1, brightness=0)
+    monkeypatch.setattr(reports, "open_release", None)  # refused before anything is done
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "report.md").touch()
+    for taken in (tmp_path / "taken", tmp_path / "taken" / "report.md"):
+        with pytest.raises(RunMismatch, match=r"give another --out\); received what is there"):
+            report(release, data, taken)
+    monkeypatch.chdir(data)
+    for inside in (data, Path("runs") / "on-data"):
+        with pytest.raises(RunMismatch, match="outside the X-rays"):
+            report(release, Path(), inside)
+
+
+def test_a_folder_whose_name_is_no_utf_8_gets_its_report(
+    tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / os.fsdecode(b"x\xff") / "COVID-19", 1, brightness=90)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", "--release", str(release), "--data", os.fsdecode(b"x\xff")]
+    done = CliRunner().invoke(program.app, arguments)
+    assert "The report is runs/on-x\\udcff/report.md" in done.output
+    (file,) = tmp_path.glob("runs/*/report.md")
+    assert "Images: x\\udcff, 1 used" in file.read_text()
+
+
+def test_names_stay_in_their_cells_of_the_tables(tmp_path: Path, release: Path) -> None:
+    draw(tmp_path / "data" / "Normal" / "site B|x", 2, brightness=90)
+    draw(tmp_path / "data" / "tuber\nculosis", 2, brightness=0)
+    text = report(release, tmp_path / "data", tmp_path / "out").read_text()
+    assert "| evaluation, site B\\|x / Normal | 2 |" in text
+    assert "| site B\\|x / Normal | 2 | " in text
+    assert "| `Normal/site B\\|x/00.png` | Normal |" in text
+    assert text.count("tuber culosis | 2 |") == 2
+
+
+def test_images_of_one_patient_and_near_duplicates_count_as_one_group(
+    tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "data", 4, brightness=90)
+    nearly = Image.open(tmp_path / "data" / "03.png").point(lambda value: max(value - 1, 0))
+    nearly.save(tmp_path / "data" / "04.png")
+    rows = ["00.png,COVID-19,A", "01.png,COVID-19,A"]
+    rows += [f"{number:02}.png,COVID-19," for number in (2, 3, 4)]
+    (tmp_path / "data" / "index.csv").write_text("\n".join(["file,label,patient", *rows]))
+    seen: list[int] = []
+    measure = evaluate.measure
+
+    def noted(engine: Engine, pixels: Pixels, records: Sequence[Record], label: str) -> Measured:
+        seen.extend(record.group for record in records)
+        return measure(engine, pixels, records, label)
+
+    monkeypatch.setattr(evaluate, "measure", noted)
+    text = report(release, tmp_path / "data", tmp_path / "out").read_text()
+    assert seen == [0, 0, 1, 2, 2]
+    assert "| evaluation, unnamed / COVID-19 | 5 | 100.0% (29.2" in text  # as of three images
 
 
 def test_what_another_precision_changes_is_told(
