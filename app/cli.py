@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from app.api_keys import key_line, new_key
 from app.bulk import Asked, score_files
 from app.engines import create_engine, installed_engines
 from app.errors import CovidXrayError, EngineUnavailable
+from app.imaging import is_uid
 from app.logs import configure_logging
 from app.opening import load_registry
 from app.openvino_runtime import import_openvino
@@ -42,8 +42,8 @@ def main() -> None:
 
 
 def _check_uid(value: str | None) -> str | None:
-    """Refuse what is no UID (PS3.5, 9.1), before a server is asked for it."""
-    if value is not None and not re.fullmatch(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", value):
+    """Refuse what is no UID, before a server is asked for it."""
+    if value is not None and not is_uid(value):
         raise typer.BadParameter("Expected a UID such as 1.2.840.113619.2; received another text.")
     return value
 

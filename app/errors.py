@@ -25,7 +25,7 @@ CovidXrayError
 │   ├── CredentialsInvalid        credentials-invalid         for a DICOMweb server
 │   └── AnonymousAccess           anonymous-access            open to a network, without keys
 ├── EngineError
-│   ├── EngineUnavailable         engine-unavailable          asked for, but not installed
+│   ├── EngineUnavailable         engine-unavailable          not installed, or not in a precision
 │   └── InferenceFailed           inference-failed
 ├── ClientUnavailable             client-unavailable          no service elsewhere can be asked
 ├── DicomWebError                 a DICOMweb server did not do what it was asked
@@ -229,7 +229,7 @@ class EngineError(CovidXrayError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine that was asked for is not installed."""
+    """The engine is not installed, or the precision not computed here or not passed."""
 
     code = "engine-unavailable"
     title = "The engine is not available"

@@ -85,6 +85,7 @@ MAY_IMPORT = {
         "dicomweb",
         "errors",
         "examples",
+        "imaging",
         "negotiation",
         "observability",
         "problems",

@@ -15,6 +15,7 @@ from app.dicomweb.related import RELATED, read_related
 from app.dicomweb.response import status_of, write_response
 from app.errors import InputError
 from app.examples import STORED
+from app.imaging import MAX_UID, UID
 from app.negotiation import choose
 from app.observability import note_problem
 from app.problems import problems, to_problem
@@ -61,8 +62,8 @@ Study = Annotated[
     str,
     Path(
         description="Study instance UID that all instances have.",
-        max_length=64,
-        pattern=r"^[0-2](\.[0-9]+)+$",
+        max_length=MAX_UID,
+        pattern=f"^{UID}$",
     ),
 ]
 

@@ -8,10 +8,13 @@ from app.imaging.phantom import phantom
 from app.imaging.radiograph import DicomInstance, ImageWarning, Radiograph
 from app.imaging.raster import Limits
 from app.imaging.reading import decode, identify
+from app.imaging.uids import MAX_UID, UID, is_uid
 
 __all__ = [
+    "MAX_UID",
     "RESIZE_RULE",
     "SIZE",
+    "UID",
     "DicomInstance",
     "ImageWarning",
     "Limits",
@@ -19,6 +22,7 @@ __all__ = [
     "Radiograph",
     "decode",
     "identify",
+    "is_uid",
     "phantom",
     "to_model_input",
 ]

@@ -4,7 +4,6 @@ It is imported when the first DICOM file comes: pydicom takes a third of a secon
 """
 
 import hashlib
-import re
 
 from app.errors import InputError, UnreadableImage, UnsupportedImage
 from app.imaging.contract import Pixels
@@ -14,12 +13,10 @@ from app.imaging.dicom_rules import check
 from app.imaging.dicom_samples import Layout, read_layout, read_samples
 from app.imaging.radiograph import DicomInstance, ImageWarning, Radiograph
 from app.imaging.raster import Limits
+from app.imaging.uids import is_uid
 
 _HEADER_BYTES = 2**24
 """That a deflated file may inflate to, beside its pixels."""
-
-_UID = re.compile(r"[0-2](\.[0-9]+)+")
-_MAX_UID = 64
 
 
 def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
@@ -101,4 +98,4 @@ def _identify(header: Header) -> DicomInstance:
 def _read_uid(header: Header, keyword: str) -> str | None:
     """Read a UID; what has not the form of one is not told."""
     found = header.text(keyword)
-    return found if _UID.fullmatch(found) and len(found) <= _MAX_UID else None
+    return found if is_uid(found) else None

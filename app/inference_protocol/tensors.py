@@ -286,8 +286,6 @@ def _split(binary: memoryview, count: int) -> list[memoryview]:
     for _ in range(count):
         start = at + _LENGTH.size
         at = start + (_LENGTH.unpack_from(binary, at)[0] if start <= len(binary) else 0)
-        if at > len(binary):
-            break
         elements.append(binary[start:at])
     if at != len(binary):
         raise MalformedRequest(

@@ -7,14 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from app.errors import NotAcceptable, UnsupportedImage
-from app.imaging import DicomInstance
+from app.imaging import DicomInstance, is_uid
 from app.service import Finding
 
 if TYPE_CHECKING:  # imported where a report is written, and not before
     from pydicom import DataElement, Dataset
-
-_UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
-"""PS3.5, 9.1."""
 
 UIDS = {
     "StudyInstanceUID": "study_instance_uid",
@@ -86,7 +83,7 @@ def source_of(finding: Finding) -> Source:
             f"a {finding.radiograph.format} file",
         )
     for keyword, name in UIDS.items():
-        if not _UID.fullmatch(getattr(uids, name) or ""):
+        if not is_uid(getattr(uids, name) or ""):
             raise UnsupportedImage(f"a DICOM file with a valid {keyword}", "one without")
     return Source(header, uids)
 

@@ -8,6 +8,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
+import app.bulk.paths
 from app.bulk import Asked, score_files
 from app.bulk.cluster import Pool, open_cluster, share_cores
 from app.bulk.paths import PathSet
@@ -40,6 +41,13 @@ def test_a_set_of_paths_knows_each_of_many() -> None:
     assert all(seen.has([*many, "new"]))
     assert seen.has(["/xrays/7.png", "other"]) == [True, False]
     assert len(seen) == 30_001
+
+
+def test_a_path_behind_all_others_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.bulk.paths, "_SMALL", 0)
+    seen = PathSet()
+    assert seen.add_new(["/xrays/one.png"]) == [True]
+    assert not any(seen.has(f"/xrays/{index}.png" for index in range(1000)))
 
 
 class TestScoring:

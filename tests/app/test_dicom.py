@@ -56,7 +56,7 @@ def test_the_header_is_kept_without_pixels_and_overlays_and_is_not_shown() -> No
     assert "Marked" not in repr(radiograph)
 
 
-@pytest.mark.parametrize("value", [None, "", "Marked^Name", "19700101", "1.2.3" * 20])
+@pytest.mark.parametrize("value", [None, "", "Marked^Name", "19700101", "1.02.3", "1.2.3" * 20])
 def test_a_uid_that_is_none_is_not_told(value: str | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pydicom, which writes it

@@ -150,6 +150,15 @@ def test_a_voi_lut_may_begin_below_zero() -> None:
     assert found == [0, 0, 128, 255, 255]
 
 
+def test_a_voi_lut_is_entered_at_the_nearest_value() -> None:
+    table = lut([0, 51, 102, 255], 0, 8)
+    assert grays([1, 2, 3, 5], VOILUTSequence=table, RescaleSlope=0.5) == [51, 51, 102, 255]
+
+
+def test_a_lut_with_more_bits_than_it_says_is_scaled_by_those_that_it_has() -> None:
+    assert grays([0, 1, 2], VOILUTSequence=lut([0, 512, 1023], 0, 8)) == [0, 128, 255]
+
+
 def test_a_lut_of_bytes_and_one_of_65536_entries_are_read() -> None:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [3, 0, 8])

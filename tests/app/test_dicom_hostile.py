@@ -18,7 +18,7 @@ import pytest
 from pydicom import Dataset, uid
 
 from app.errors import InputError, UnreadableImage, UnsupportedImage
-from app.imaging import Limits, decode, dicom_samples
+from app.imaging import Limits, decode, dicom_codestreams, dicom_samples
 from app.imaging.dicom_file import MAX_VALUE
 from app.imaging.dicom_stream import MAX_CHARACTER_SETS
 from tests.app.dicoms import ENCODERS, compressed, dataset, dicom, ramp, write
@@ -275,15 +275,19 @@ def test_wrong_vrs_are_an_error_of_the_tree_or_read(vr: bytes) -> None:
             continue
 
 
-JPEG_2000 = ("level", "tiles", "precincts", "blocks")
-
-
-@pytest.mark.parametrize("what", JPEG_2000)
-def test_a_jpeg_2000_that_asks_for_much_memory_is_refused(what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "wanted"),
+    [
+        ("level", "code blocks of at least 16 x 16"),
+        ("tiles", "at most 4096 tiles"),
+        ("precincts", "at most 32768 precincts"),
+        ("blocks", "code blocks of at least 16 x 16"),
+    ],
+)
+def test_a_jpeg_2000_that_asks_for_much_memory_is_refused(what: str, wanted: str) -> None:
     samples = np.zeros((1024, 1024), np.uint16)
     stream = bytearray(ENCODERS["JPEG2000Lossless"](samples))
     coding = stream.index(b"\xff\x52")
-    (length,) = struct.unpack_from(">H", stream, coding + 2)
     if what == "level":
         stream[coding + 9] = 200
     if what == "blocks":
@@ -291,14 +295,29 @@ def test_a_jpeg_2000_that_asks_for_much_memory_is_refused(what: str) -> None:
     if what == "tiles":
         struct.pack_into(">2L", stream, 24, 8, 8)
     if what == "precincts":
-        stream[coding + 4] |= 1
-        sizes = b"\0" + b"\x11" * stream[coding + 9]
-        stream[coding + 2 + length : coding + 2 + length] = sizes
-        struct.pack_into(">H", stream, coding + 2, length + len(sizes))
-    start = time.monotonic()
-    with pytest.raises(UnsupportedImage, match="a codestream of"):
+        divide(stream, b"\0" + b"\x11" * stream[coding + 9])
+    with pytest.raises(UnsupportedImage, match=f"a codestream of {wanted}"):
         decode(compressed(samples, uid.JPEG2000Lossless, bytes(stream)))
-    assert time.monotonic() - start < 1
+
+
+def divide(stream: bytearray, sizes: bytes) -> None:
+    """Tell a JPEG 2000 the exponents of its precincts' sides, a byte for each resolution."""
+    coding = stream.index(b"\xff\x52")
+    (length,) = struct.unpack_from(">H", stream, coding + 2)
+    stream[coding + 4] |= 1
+    stream[coding + 2 + length : coding + 2 + length] = sizes
+    struct.pack_into(">H", stream, coding + 2, length + len(sizes))
+
+
+@pytest.mark.parametrize("size", [b"\x1f", b"\xf1"])
+def test_precincts_need_not_be_square(size: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = bytearray(ENCODERS["JPEG2000Lossless"](np.zeros((1024, 1024), np.uint16)))
+    divide(stream, size * (1 + stream[stream.index(b"\xff\x52") + 9]))
+    monkeypatch.setattr(dicom_codestreams, "MAX_PRECINCTS", 1008)  # 512 and 256 to 16
+    dicom_codestreams.check_jpeg_2000(bytes(stream), 1024, 1024)
+    monkeypatch.setattr(dicom_codestreams, "MAX_PRECINCTS", 1007)
+    with pytest.raises(UnsupportedImage, match="at most 1007 precincts"):
+        dicom_codestreams.check_jpeg_2000(bytes(stream), 1024, 1024)
 
 
 def test_a_tile_cannot_be_coded_in_another_way() -> None:

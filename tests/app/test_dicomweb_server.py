@@ -247,6 +247,17 @@ def test_a_study_with_too_many_images_is_refused(web: FakeWeb, server: DicomWebS
         server.find_images("1")
 
 
+def test_a_study_of_just_as_many_images_as_may_be_is_found(
+    web: FakeWeb, server: DicomWebServer
+) -> None:
+    web.answers = [
+        (200, JSON, found({"SeriesInstanceUID": "1.3", "Modality": "DX"})),
+        (200, JSON, found(*({"SOPInstanceUID": f"1.{n}"} for n in range(MAX_INSTANCES)))),
+        (204, JSON, [b""]),
+    ]
+    assert len(server.find_images("1")) == MAX_INSTANCES
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [

@@ -114,8 +114,7 @@ def test_a_graph_without_a_releases_outputs_is_invalid(tmp_path: Path, name: Eng
         create_engine(tmp_path, name)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
-def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: float) -> None:
+def answering(value: float, path: Path) -> TensorFlowEngine:
     tf = pytest.importorskip("tensorflow")
     module = tf.Module()
     spec = tf.TensorSpec([None, 224, 224, 1], tf.uint8, name="image")
@@ -129,9 +128,21 @@ def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: f
         }
 
     module.serve = tf.function(signature, input_signature=[spec])
-    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+    return TensorFlowEngine(path, "f32", 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_values_that_are_no_probabilities_are_no_answer(tmp_path: Path, value: float) -> None:
     with pytest.raises(InferenceFailed, match=r"probabilities in \[0, 1\]"):
-        TensorFlowEngine(tmp_path, "f32", 1).predict(phantom()[None])
+        answering(value, tmp_path).predict(phantom()[None])
+
+
+@pytest.mark.parametrize(("value", "said"), [(1.0000002, 1), (-1e-7, 0)])
+def test_a_probability_that_rounding_takes_past_its_end_is_at_it(
+    tmp_path: Path, value: float, said: int
+) -> None:
+    assert answering(value, tmp_path).predict(phantom()[None]).probabilities[0, 0] == said
 
 
 def test_an_image_beside_others_has_the_same_answer_as_one_alone(saved_model: Path) -> None:

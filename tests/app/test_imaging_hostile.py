@@ -186,6 +186,18 @@ def test_a_progressive_jpeg_of_very_many_scans_is_not_supported() -> None:
     assert decode(progressive, Limits(max_pixels=80 * 100)).width == 100
 
 
+def test_a_small_image_may_have_more_scans_than_a_large_one() -> None:
+    progressive = encode(np.zeros((80, 100), np.uint8), "JPEG", progressive=True)
+    passes = count_passes(progressive, "JPEG")
+    scan = segment(0xDA, b"\x01\x01\x00\x01\x3f\x10")
+    most, more = (
+        progressive[:-2] + scan * (count - passes) + progressive[-2:] for count in (16, 17)
+    )
+    assert decode(more).width == decode(most, Limits(max_pixels=80 * 100)).width == 100
+    with pytest.raises(UnsupportedImage, match="received 17 of them"):
+        decode(more, Limits(max_pixels=80 * 100))
+
+
 # --- headers that say something else
 
 

@@ -267,3 +267,9 @@ def test_files_come_out_as_they_went_in(contents: list[bytes]) -> None:
     binary = elements(*contents)
     tensor = file(shape=[len(contents)], parameters=sized(len(binary)))
     assert files(read(tensor, binary)) == contents
+
+
+@pytest.mark.parametrize("wide", ["\U0001f600", "\\ud83d\\ude00"])
+def test_a_text_with_one_wide_character_takes_four_bytes_for_each(wide: str) -> None:
+    body = f'"{wide}{"a" * 10_000}"'.encode()
+    assert parsing_bytes(body, len(body)) >= 4 * len(json.loads(body))

@@ -128,15 +128,14 @@ async def test_what_never_happened_is_a_zero(client: httpx.AsyncClient) -> None:
 async def test_scores_are_kept_by_version_and_those_of_refused_images_as_well(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    await client.post(PREDICTIONS, files={"file": gray_png(204)})
-    engine.acceptance = 0.1
-    await client.post(PREDICTIONS, files={"file": gray_png(204)})
-    assert await value(client, "covid_xray_acceptance_score_count", version="1") == 2
+    for engine.acceptance in (1, 1, 0.1):
+        await client.post(PREDICTIONS, files={"file": gray_png(204)})
+    assert await value(client, "covid_xray_acceptance_score_count", version="1") == 3
     assert await value(client, "covid_xray_not_accepted_total", version="1") == 1
     name = "covid_xray_predicted_probability"
-    assert await value(client, f"{name}_sum", version="1") == pytest.approx(0.8)
+    assert await value(client, f"{name}_sum", version="1") == pytest.approx(1.6)
     assert await value(client, f"{name}_bucket", version="1", le="0.75") == 0
-    assert await value(client, f"{name}_bucket", version="1", le="0.85") == 1
+    assert await value(client, f"{name}_bucket", version="1", le="0.85") == 2
 
 
 async def test_images_that_wait_and_that_are_worked_on_are_told_apart(
@@ -330,6 +329,21 @@ async def test_probes_are_quiet(
     caplog.set_level(logging.DEBUG)
     await client.get("/health/live")
     assert [event["level"] for event in of_requests(events())] == ["debug"]
+
+
+async def test_a_probe_that_fails_is_logged(
+    app_of: Callable[..., FastAPI], events: Callable[[], list[dict[str, Any]]]
+) -> None:
+    app = app_of()
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        app.state.service.leave("one that is stopping")
+        await client.get("/health/ready")
+    (event,) = of_requests(events())
+    assert (event["status"], event["level"]) == (503, "info")
 
 
 async def test_what_fails_within_a_request_is_logged_with_its_id(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+import app.dicomweb.outbox
 from app.dicomweb.outbox import Outbox, OutboxLimits
 from app.errors import (
     DicomWebRefused,
@@ -15,6 +16,7 @@ from app.errors import (
     PayloadTooLarge,
 )
 from tests.fakes import FakeDestination
+from tests.integration.load import until
 
 DOWN = DicomWebUnavailable("an answer", "none")
 REFUSED = DicomWebRefused("to be stored", "0122")
@@ -181,14 +183,16 @@ def running() -> Callable[..., Outbox]:
 
 
 def test_closing_sends_at_once_what_waits_for_its_next_try(
-    running: Callable[..., Outbox],
+    running: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app.dicomweb.outbox, "FIRST_WAIT_S", 60)
     server = FakeDestination(DOWN, DOWN)
     outbox = running(server)
     server.may_answer.clear()
     outbox.put("one", "one", [b"1"])
     outbox.put("two", "two", [b"2"])
     server.may_answer.set()
+    until(lambda: outbox.state.retries == 2)
     outbox.close()
     assert sorted(server.stored) == [(b"1",), (b"2",)]
     with pytest.raises(NotReady):

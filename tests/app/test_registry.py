@@ -215,6 +215,19 @@ def test_a_quantised_network_has_a_golden_answer_of_its_own(
         registry.load()
 
 
+@pytest.mark.parametrize(("precision", "served"), [("f32", False), ("bf16", True)])
+def test_an_engine_in_f32_keeps_to_the_tighter_tolerance(
+    tmp_path: Path, registry: Registry, engine: FakeEngine, precision: Precision, served: bool
+) -> None:
+    folder = fakes.write_fake_release(tmp_path)
+    right = fakes.manifest_content(folder)["golden"]
+    wrong = {"acceptance": right["acceptance"] - 0.01, "reduced_tolerance": 0.02}
+    fakes.write_manifest(folder, golden=right | {"tolerance": 0.001} | wrong)
+    engine.precision = precision
+    with nullcontext() if served else pytest.raises(ReleaseInvalid, match="acceptance"):
+        registry.load()
+
+
 def test_an_engine_that_fails_on_the_phantom_is_not_served(
     tmp_path: Path, registry: Registry, engine: FakeEngine
 ) -> None:

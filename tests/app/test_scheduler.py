@@ -109,6 +109,13 @@ async def test_the_wait_that_is_told_follows_the_measured_time(scheduler: Schedu
     assert scheduler.retry_after_s < before / 2
 
 
+async def test_two_threads_halve_the_time_to_try_again() -> None:
+    scheduler = Scheduler(workers=2, queue_limit=0, service_s=2)
+    with scheduler.admit(math.inf, 2):
+        assert scheduler.retry_after_s == pytest.approx(2)
+    await scheduler.close()
+
+
 async def test_work_that_ends_after_its_caller_left_is_measured_too() -> None:
     scheduler, blocker = Scheduler(workers=1, queue_limit=1, service_s=0.001), Blocker()
     with scheduler.admit(time.monotonic() + 0.05) as (place,), pytest.raises(DeadlinePassed):
@@ -225,6 +232,19 @@ async def test_it_tells_what_waits_and_what_is_worked_on(scheduler: Scheduler) -
         await asyncio.gather(running, waiting)
         assert told() == (2, 0, 0)
     assert told() == (0, 0, 0)
+
+
+async def test_of_two_images_at_work_neither_is_alone() -> None:
+    scheduler, blockers = Scheduler(workers=2, queue_limit=0, service_s=2), (Blocker(), Blocker())
+    with scheduler.admit(math.inf, 2) as places:
+        first = await blockers[0].hold(places[0])
+        assert places[0].is_alone
+        second = await blockers[1].hold(places[1])
+        assert not any(place.is_alone for place in places)
+        for blocker in blockers:
+            blocker.let_go.set()
+        await asyncio.gather(first, second)
+    await scheduler.close()
 
 
 async def test_a_job_whose_caller_left_is_still_worked_on(scheduler: Scheduler) -> None:

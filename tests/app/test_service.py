@@ -1,3 +1,4 @@
+import asyncio
 import io
 import math
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from app.errors import (
     UnsupportedImageType,
 )
 from app.opening import open_service
-from app.service import InferenceService, Prediction, Stage
+from app.service import Finding, InferenceService, Prediction, Stage
 from app.settings import Settings
 from tests import fakes
 from tests.fakes import FakeEngine, gray_png
@@ -199,6 +200,44 @@ async def test_an_image_whose_deadline_passed_is_not_inferred(
         with pytest.raises(DeadlinePassed):
             await service.predict(gray_png(), 0)
         assert engine.calls == calls
+
+
+async def test_no_report_is_written_for_a_client_that_left_during_inference(
+    opened: Open, engine: FakeEngine
+) -> None:
+    written: list[Finding] = []
+    async with opened() as service:
+        engine.started.clear()
+        engine.may_answer.clear()
+        task = asyncio.create_task(service.report(gray_png(), math.inf, written.append))
+        await asyncio.to_thread(engine.started.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        engine.may_answer.set()
+    assert not written
+
+
+async def test_the_total_is_the_sum_of_its_stages(opened: Open, engine: FakeEngine) -> None:
+    async with opened(threads=1) as service:
+        engine.started.clear()
+        engine.may_answer.clear()
+        first = asyncio.create_task(service.predict(gray_png(), math.inf))
+        await asyncio.to_thread(engine.started.wait, 30)
+        waiting = asyncio.create_task(service.predict(gray_png(), math.inf))
+        await asyncio.sleep(0.02)
+        engine.may_answer.set()
+        await first
+        timings = (await waiting).timings_ms
+    assert timings["queue"] >= 10
+    total = timings.pop("total")
+    assert total == pytest.approx(sum(timings.values()), abs=0.01)
+
+
+async def test_what_is_just_accepted_is_answered(opened: Open, engine: FakeEngine) -> None:
+    async with opened() as service:
+        engine.acceptance = 0.5
+        assert (await service.predict(gray_png(), math.inf)).warnings == ()
 
 
 async def test_a_failing_engine_fails_its_request_only(opened: Open, engine: FakeEngine) -> None:

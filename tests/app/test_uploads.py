@@ -89,6 +89,21 @@ async def test_a_request_may_have_a_deadline_of_its_own(
     assert (await client.post(PREDICTIONS, files=files, headers=headers)).status_code == 200
 
 
+async def test_a_client_cannot_give_itself_more_time_than_the_service_does(
+    opened: Open, engine: FakeEngine
+) -> None:
+    async with opened(request_timeout_s=0.05) as client:
+        engine.may_answer.clear()
+        try:
+            async with asyncio.timeout(10):
+                response = await client.post(
+                    PREDICTIONS, files={"file": gray_png()}, headers={"X-Request-Timeout": "20"}
+                )
+        finally:
+            engine.may_answer.set()
+    check_problem(response, 504, "deadline-passed")
+
+
 @pytest.mark.parametrize("text", ["", "0", "0.0", "-1", "1e3", "nan", "inf", "1,5", "2s", "9" * 50])
 async def test_a_deadline_that_is_no_number_of_seconds_is_malformed(
     client: httpx.AsyncClient, text: str

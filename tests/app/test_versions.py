@@ -37,6 +37,12 @@ def test_a_pin_is_a_number(tmp_path: Path, text: str, version: int) -> None:
     assert read_pin(tmp_path) == version
 
 
+def test_a_pin_of_very_many_digits_is_none(tmp_path: Path) -> None:
+    (tmp_path / PIN).write_text("9" * 5000)
+    with pytest.raises(ReleaseNotFound, match="5000 characters"):
+        read_pin(tmp_path)
+
+
 def test_without_a_pin_there_is_none(tmp_path: Path) -> None:
     assert read_pin(tmp_path) is None
     assert read_pin(tmp_path / "nowhere") is None

@@ -252,8 +252,11 @@ async def test_a_pause_that_is_too_long_is_not_made(
     assert sleeps == []
 
 
-async def test_a_date_in_the_past_means_now(ask: Asked, service: Service, sleeps: Sleeps) -> None:
-    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])  # the latter is read as a time without a zone
+async def test_a_date_in_the_past_means_now(
+    ask: Asked, service: Service, sleeps: Sleeps, zone: str
+) -> None:
+    date = f"Wed, 21 Oct 2015 07:28:00 {zone}"
     service.will(problem(503, **{"retry-after": date}), prediction())
     await ask("predict", DATA)
     assert sleeps == [0]
