@@ -22,6 +22,7 @@ LONG = [
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files, so that workers beside each other end at about the same time."""
+    assert len({item.nodeid for item in items}) == len(items), "of tests of one name, one would run"
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
