@@ -81,8 +81,8 @@ def run(  # noqa: PLR0913, PLR0917 -- options of a command
     typer.echo(f"The release is {stages.card(this, out)}")
 
 
-@app.command("remeasure")
-def measure_anew(  # noqa: PLR0913, PLR0917 -- options of a command
+@app.command()
+def remeasure(  # noqa: PLR0913, PLR0917 -- options of a command
     release: Annotated[Path, typer.Option(help="The release.")],
     data: Data,
     config: Recipe,
@@ -96,7 +96,7 @@ def measure_anew(  # noqa: PLR0913, PLR0917 -- options of a command
     Nothing is trained or exported: its files stay as they are, and so do threshold and scaling.
     """
     backbone = open_release(release).manifest.training.backbone
-    this = _open(data, config, work or Path("runs") / f"{config.stem}-measured-anew", backbone)
+    this = _open(data, config, work or Path("runs") / f"{config.stem}-remeasured", backbone)
     stages.scan(this)
     stages.take_over(this, release)
     stages.evaluate(this)

@@ -15,7 +15,7 @@ from training.errors import ContinuationImpossible
 from training.files import write_whole
 from training.run import Run, environment
 
-NOTE = "measured-anew.json"
+NOTE = "remeasured.json"
 """Of a work folder: the manifest of the release whose network is in it, byte for byte."""
 BESIDE = "evaluation/beside.json"
 """Of a release's folder: what its card tells of other runs, see `publish.Beside`."""

@@ -6,6 +6,7 @@ rejected.csv    every file that is not used, with the reason
 images.csv      instead of dataset.csv: the same without splits, for a cross-validation only
 pixels.npy      uint8 `[n, 224, 224, 1]`, in the order of dataset.csv
 fit/            see `training.fit`
+remeasured.json the manifest of a release whose network is measured anew, see `training.remeasure`
 """
 
 import json

@@ -1,10 +1,11 @@
 """What tests of the HTTP interface send and expect."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -15,6 +16,17 @@ HEATMAPS = "/v1/heatmaps"
 STAGES = {"receive", "queue", "decode", "inference", "encode"}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+@asynccontextmanager
+async def asking(app: FastAPI, *, raises: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+    """Start a service, and give a client of it; whether its failures are raised, or a 500."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
 
 
 def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

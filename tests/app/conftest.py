@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 from tests import fakes
-from tests.app.calls import Open
+from tests.app.calls import Open, asking
 from tests.fakes import FakeEngine
 
 
@@ -36,11 +36,7 @@ def opened(app_of: Callable[..., FastAPI]) -> Open:
     @asynccontextmanager
     async def opened(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
         app = app_of(**settings)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
+        async with asking(app, raises=False) as client:
             yield client
 
     return opened

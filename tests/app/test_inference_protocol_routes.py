@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from app.api_keys import key_line, new_key
 from app.engines import Predictions
 from tests import fakes
-from tests.app.calls import PREDICTIONS, Body, Leaver, Open, check_problem
+from tests.app.calls import PREDICTIONS, Body, Leaver, Open, asking, check_problem
 from tests.app.dicoms import dicom
 from tests.fakes import NAME, FakeEngine, gray_png
 
@@ -143,11 +143,7 @@ async def test_a_service_that_is_leaving_is_not_ready_but_answers(
     app_of: Callable[..., FastAPI],
 ) -> None:
     app = app_of()
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         app.state.service.leave("a service that is stopping")
         for path in ("/v2/health/ready", f"{MODEL}/ready"):
             check_error(await client.get(path), 503, "not-ready")
@@ -199,11 +195,7 @@ async def test_memory_and_places_are_free_after_all_that_can_happen(
     app_of: Callable[..., FastAPI], engine: FakeEngine
 ) -> None:
     app = app_of()
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app, raises=False) as client:
         for content in (b"", json.dumps(files(gray_png())), json.dumps(files(b"", b"", b""))):
             await client.post(INFER, content=content)
         engine.crashing = True
@@ -215,11 +207,7 @@ async def test_all_rows_have_a_place_or_none_has(
     app_of: Callable[..., FastAPI], engine: FakeEngine
 ) -> None:
     app = app_of(queue_limit=2, max_batch=2)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         with app.state.service.scheduler.admit(float("inf"), 2):
             response = await client.post(INFER, json=files(gray_png(), gray_png()))
         check_error(response, 503, "overloaded")
@@ -274,11 +262,7 @@ async def test_rows_of_one_request_are_never_of_two_releases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = app_of(follow_s=0)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         fakes.write_fake_release(tmp_path, 2)
         changes = [app.state.service.registry.refresh]
 

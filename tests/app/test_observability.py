@@ -22,6 +22,7 @@ from tests.app.calls import (
     TRACE,
     Leaver,
     Open,
+    asking,
     multipart,
 )
 from tests.fakes import FakeEngine, gray_png
@@ -335,11 +336,7 @@ async def test_a_probe_that_fails_is_logged(
     app_of: Callable[..., FastAPI], events: Callable[[], list[dict[str, Any]]]
 ) -> None:
     app = app_of()
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         app.state.service.leave("one that is stopping")
         await client.get("/health/ready")
     (event,) = of_requests(events())
@@ -365,11 +362,7 @@ async def test_what_the_server_logs_of_a_crash_has_the_requests_id(
     events: Callable[[], list[dict[str, Any]]],
 ) -> None:
     app = app_of()
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         engine.crashing = True
         headers = {"x-request-id": "pacs-9"}
         try:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from app.errors import DeadlinePassed
 from app.uploads import TIMEOUT, Upload, UploadLimits, UploadReader
 from tests import fakes
-from tests.app.calls import BATCH, PREDICTIONS, Body, Open, check_problem, multipart
+from tests.app.calls import BATCH, PREDICTIONS, Body, Open, asking, check_problem, multipart
 from tests.fakes import FakeEngine, gray_png
 
 pytestmark = pytest.mark.anyio
@@ -186,11 +186,7 @@ async def test_the_memory_of_every_upload_is_given_back(
     app_of: Callable[..., FastAPI], engine: FakeEngine
 ) -> None:
     app = app_of(request_timeout_s=0.5)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app, raises=False) as client:
         for data in (gray_png(), b"text", b"", gray_png()[:-40], bytes(3_000_000)):
             await client.post(PREDICTIONS, files={"file": data})
         await client.post(BATCH, files=[("files", gray_png())] * 100)

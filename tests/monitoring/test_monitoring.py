@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +16,7 @@ from prometheus_client.samples import Sample
 from app.main import create_app
 from app.settings import Settings
 from tests import fakes
+from tests.app.calls import asking
 from tests.container import compose
 from tests.fakes import FakeEngine, gray_png
 
@@ -81,11 +81,7 @@ async def samples(tmp_path: Path) -> list[Sample]:
     fakes.write_fake_release(tmp_path)
     settings = Settings(model_store=tmp_path, threads=1)
     app = create_app(settings, fakes.loader(FakeEngine()))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with asking(app) as client:
         await client.post("/v1/predictions", files={"file": gray_png()})
         await client.post("/v1/predictions/batch", files={"files": gray_png()})
         page = (await client.get("/metrics")).text
