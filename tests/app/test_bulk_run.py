@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.bulk import Asked, Outcome, rows, score_files
-from app.bulk.listing import Source
+from app.bulk import Asked, Outcome, cluster, rows, score_files
+from app.bulk.listing import Files, Source
 from app.bulk.output import RUN
 from app.bulk.paths import PathSet
 from app.bulk.rows import schema_of
@@ -155,3 +155,17 @@ class FakeCluster:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.parametrize(("threads", "largest"), [(2, 45), (16, 8)])
+def test_chunks_grow_with_what_is_listed_and_leave_each_thread_its_share(
+    threads: int, largest: int
+) -> None:
+    files = Files(tuple(f"/xrays/{number}.png" for number in range(3000)))
+    begin = pa.table({"begin": [0]})
+    tables = cluster.list_chunks(begin, files, PathSet(), 128, threads)
+    chunks = [table.column("paths")[0].as_py() for table in tables]
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes[0] == 8
+    assert max(sizes) == largest
+    assert [path.decode() for chunk in chunks for path in chunk] == list(files.listed)

@@ -38,7 +38,7 @@ from tests.fakes import write_fake_release
 
 ORIGINALS = 300
 FOLDER_FILES = 1000
-SAMPLE_S = 2.0
+SAMPLE_S = 5.0
 
 
 def main() -> None:
