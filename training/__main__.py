@@ -49,7 +49,10 @@ ReportFile = Annotated[
 
 
 Control = Annotated[
-    Path | None, typer.Option(help="Work folder of a run to be told on the card as a control.")
+    Path | None,
+    typer.Option(
+        help="To be told on the card as a control: a run's work folder, or a release that tells it."
+    ),
 ]
 FoldsReport = Annotated[
     Path | None, typer.Option(help="Report of a cross-validation to be told on the card.")

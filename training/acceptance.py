@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from app.engines import Engine
@@ -18,10 +19,10 @@ from app.release import Acceptance, Share
 from training.config import Augment
 from training.evaluate import Measured, measure
 from training.foreign import Foreign, foreign
+from training.metrics import Scores
 from training.pipeline import augmented
 
 Features = NDArray[np.float32]
-Scores = NDArray[np.float64]
 
 LAYERS = ("conv3_block4_out", "conv4_block6_out")
 """What they answer to was found to tell most. The last block's maps, which the classes are told by,
@@ -91,10 +92,12 @@ class Learned:
     Attributes:
         classifier: For the graph.
         rule: For the manifest.
+        accepted: Which of the validation X-rays pass, `[n]`.
     """
 
     classifier: Classifier
     rule: Acceptance
+    accepted: NDArray[np.bool_]
 
 
 def pooled(image: tf.Tensor, maps: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -141,8 +144,9 @@ def learn(
         classifier.log_odds(extract(pixels)) for pixels in (validation, strange.pixels)
     )
     text = RULE.format(passing=PASSING, images=len(known), foreign=len(unknown))
-    threshold = 1 / (1 + np.exp(-choose(known, unknown)))
-    return Learned(classifier, Acceptance(trained=True, threshold=float(threshold), rule=text))
+    limit = choose(known, unknown)
+    rule = Acceptance(trained=True, threshold=float(expit(limit)), rule=text)
+    return Learned(classifier, rule, known >= limit)
 
 
 def fit(features: Features, xray: NDArray[np.bool_], seed: int) -> Classifier:

@@ -1,5 +1,6 @@
 """The trained network → one SavedModel that holds everything between pixels and answer."""
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from scipy.special import expit
 from app.imaging import SIZE, Pixels
 from training.acceptance import LAYERS, Classifier, Features, pooled
 from training.config import Config
+from training.metrics import Scores
 from training.model import BACKBONE_LAYERS, build
 from training.pipeline import to_network_input
 
-Scores = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +193,38 @@ def fit_scaling(logits: Scores, positive: NDArray[np.bool_]) -> Scaling:
     return Scaling(float(np.exp(log_temperature)), float(bias))
 
 
-def choose_threshold(scores: Scores, positive: NDArray[np.bool_], sensitivity: float) -> float:
+def choose_threshold(
+    scores: Scores,
+    positive: NDArray[np.bool_],
+    sensitivity: float,
+    accepted: NDArray[np.bool_] | None = None,
+) -> float:
     """Find the threshold of the best specificity among those of at least a sensitivity.
 
     The highest such threshold has the best specificity. It is laid halfway to the next lower score,
-    so that no image sits on it.
+    so that no image sits on it. Where acceptance refuses so many positives that none is left to
+    reach the sensitivity by, it is the highest that calls all the accepted ones.
 
     Args:
         scores: Probability of the positive label `[n]`.
         positive: `[n]`, at least one of them True.
         sensitivity: The least share of the positives that the threshold must call.
+        accepted: `[n]`, which acceptance lets pass; the others count as not called. All where
+            None, or where it refuses all positives.
     """
-    own = np.sort(scores[positive])[::-1]
-    lowest = own[math.ceil(sensitivity * len(own) - 1e-9) - 1]
-    below = scores[scores < lowest]
+    answered = np.ones(len(scores), bool)
+    if accepted is not None and (accepted & positive).any():
+        answered = accepted
+    own = np.sort(scores[positive & answered])[::-1]
+    wanted = math.ceil(sensitivity * positive.sum() - 1e-9)
+    if wanted > len(own):
+        log.warning(
+            "Expected acceptance to let %d of %d X-rays of the positive label pass, for a "
+            "sensitivity of %s; it passes %d: the threshold calls them all.",
+            *(wanted, positive.sum(), sensitivity, len(own)),
+        )
+    lowest = own[min(wanted, len(own)) - 1]
+    below = scores[answered & (scores < lowest)]
     return float((lowest + (below.max() if len(below) else 0.0)) / 2)
 
 

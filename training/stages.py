@@ -49,7 +49,7 @@ EVALUATION = "evaluation.json"
 GOLDEN_TOLERANCE = 0.01
 RULE = (
     "the best specificity among thresholds whose sensitivity on the validation split ({images} "
-    "images) is at least {sensitivity}"
+    "images, of which those that acceptance refuses count as missed) is at least {sensitivity}"
 )
 
 
@@ -128,8 +128,8 @@ def card(run: Run, out: Path, control: Path | None = None, folds: Path | None = 
     Args:
         run: The run.
         out: The store.
-        control: Work folder of another run, told on the card as a control; where None, what a
-            release that was taken over tells.
+        control: Work folder of another run, told on the card as a control, or a release whose card
+            tells of one; where None, what a release that was taken over tells.
         folds: Report of a cross-validation, told on the card; the same.
     """
     results = Results.model_validate_json(run.need(EVALUATION, "evaluate").read_text())
@@ -152,12 +152,14 @@ def _export(run: Run) -> None:
     logits = exporting.all_logits(exporting.ReleaseGraph(network), validation.inputs)
     scaling = exporting.fit_scaling(logits, positive)
     scores = scaling.scores(logits)
-    threshold = exporting.choose_threshold(scores, positive, run.config.sensitivity)
     learned = acceptance.learn(
         partial(exporting.all_features, exporting.ReleaseGraph(network)),
         _pixels(run, "train"),
         validation.inputs,
         run.config.seed,
+    )
+    threshold = exporting.choose_threshold(
+        scores, positive, run.config.sensitivity, learned.accepted
     )
     graph = exporting.ReleaseGraph(network, scaling, learned.classifier)
     shutil.rmtree(run.folder / "release", ignore_errors=True)
@@ -176,7 +178,12 @@ def _export(run: Run) -> None:
 
 
 def _control(folder: Path) -> ControlRun:
-    """Read another run's recipe and results."""
+    """Read another run's recipe and results, or what a release tells of such a run."""
+    if (told := folder / remeasure.BESIDE).exists():
+        control = Beside.model_validate_json(told.read_text()).control
+        if control is None:
+            raise RunMismatch(f"a control on the card of {folder}", "none")
+        return control
     recipe = json.loads((folder / "run.json").read_text())["config"]
     results = Results.model_validate_json((folder / EVALUATION).read_text())
     return ControlRun(recipe=recipe, metrics=results.metrics)

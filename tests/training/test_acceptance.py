@@ -36,6 +36,15 @@ def test_a_classifier_learns_what_an_x_ray_is_and_its_rule_tells_how_it_was_chos
     assert "99% of the 20 validation X-rays" in learned.rule.rule
     odds = np.log(learned.rule.threshold / (1 - learned.rule.threshold))
     assert (learned.classifier.log_odds(brightness(xrays)) >= odds - 1e-6).all()
+    assert learned.accepted.tolist() == [True] * 20
+
+
+def test_which_validation_x_rays_pass_is_told_in_their_order() -> None:
+    xrays = np.repeat(phantom()[np.newaxis], 400, axis=0)
+    validation = xrays[:300].copy()
+    validation[7] = 0
+    learned = acceptance.learn(brightness, xrays[:30], validation, seed=1)
+    assert np.flatnonzero(~learned.accepted).tolist() == [7]
 
 
 def test_the_threshold_is_halfway_where_x_rays_and_foreign_images_lie_apart() -> None:

@@ -183,6 +183,26 @@ def test_the_threshold_lies_halfway_to_the_next_lower_score() -> None:
     assert export.choose_threshold(scores, positive, 0.6) == pytest.approx(0.65)
 
 
+def test_a_positive_that_acceptance_refuses_counts_as_missed() -> None:
+    scores = np.array([0.9, 0.8, 0.6, 0.4, 0.5, 0.1])
+    positive = np.array([1, 1, 1, 1, 0, 0], bool)
+    refused = np.array([1, 0, 0, 0, 0, 0], bool)
+    assert export.choose_threshold(scores, positive, 0.75) == pytest.approx(0.55)
+    # Three of four are asked for, and the first is not answered: the fourth is needed.
+    assert export.choose_threshold(scores, positive, 0.75, ~refused) == pytest.approx(0.25)
+
+
+def test_where_too_many_are_refused_the_threshold_calls_the_rest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scores = np.array([0.9, 0.8, 0.6, 0.1])
+    positive = np.array([1, 1, 1, 0], bool)
+    accepted = np.array([1, 1, 0, 1], bool)
+    assert export.choose_threshold(scores, positive, 0.95, accepted) == pytest.approx(0.45)
+    assert "let 3 of 3 X-rays of the positive label pass" in caplog.text
+    assert export.choose_threshold(scores, positive, 0.95, ~positive) == pytest.approx(0.35)
+
+
 def test_a_share_of_whole_images_asks_for_no_image_more() -> None:
     scores = np.linspace(1, 0.01, 100)
     threshold = export.choose_threshold(scores, np.ones(100, bool), 0.55)  # 0.55 * 100 > 55

@@ -14,7 +14,7 @@ from training.config import Config, Stage
 from training.continuation import HISTORY
 from training.dataset import Record, fingerprint
 from training.errors import ContinuationImpossible, RunMismatch
-from training.publish import Calibration
+from training.publish import Beside, Calibration, ControlRun
 from training.run import Run
 
 STAGE = Stage(name="head", train_from="head", epochs=1, learning_rate=1e-3)
@@ -143,3 +143,20 @@ def test_what_passed_on_another_processor_stays_and_what_fails_here_does_not(
     assert passed["openvino"] == ("f32", "bf16")
     assert numbers.keys() == {"OpenVINO f32", "OpenVINO int8"}
     assert not (run.folder / "release" / INT8).exists()
+
+
+def test_a_control_is_taken_from_a_release_that_tells_of_one(
+    release: Release, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    control = ControlRun(recipe=Config(name="control", stages=(STAGE,)), metrics=())
+    told: list[Beside] = []
+    monkeypatch.setattr(stages.publish, "publish", lambda *given: told.append(given[-1]))
+    monkeypatch.setattr(stages, "_calibration", lambda _: None)
+    measured = {"metrics": [], "controls": [], "mistakes": [], "precisions": {}, "agreement": {}}
+    golden = {"probabilities": [0.5, 0.5], "acceptance": 1, "heatmap_mean": 0, "tolerance": 0.01}
+    (run.folder / stages.EVALUATION).write_text(json.dumps(measured | {"golden": golden}))
+    with pytest.raises(RunMismatch, match="a control on the card"):
+        stages.card(run, release.path, control=release.path)
+    (release.path / remeasure.BESIDE).write_text(Beside(control=control).model_dump_json())
+    stages.card(run, release.path, control=release.path)
+    assert told[0].control == control
