@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from app.engines import INT8
-from app.release import Release, open_release
+from app.release import Golden, Release, open_release
 from tests import fakes
-from training import dataset, evaluate, remeasure, stages
+from training import dataset, evaluate, publish, remeasure, stages
 from training.config import Config, Stage
 from training.continuation import HISTORY
 from training.dataset import Record, fingerprint
@@ -150,11 +150,17 @@ def test_a_control_is_taken_from_a_release_that_tells_of_one(
 ) -> None:
     control = ControlRun(recipe=Config(name="control", stages=(STAGE,)), metrics=())
     told: list[Beside] = []
-    monkeypatch.setattr(stages.publish, "publish", lambda *given: told.append(given[-1]))
+    monkeypatch.setattr(publish, "publish", lambda *given: told.append(given[-1]))
     monkeypatch.setattr(stages, "_calibration", lambda _: None)
-    measured = {"metrics": [], "controls": [], "mistakes": [], "precisions": {}, "agreement": {}}
-    golden = {"probabilities": [0.5, 0.5], "acceptance": 1, "heatmap_mean": 0, "tolerance": 0.01}
-    (run.folder / stages.EVALUATION).write_text(json.dumps(measured | {"golden": golden}))
+    results = publish.Results(
+        metrics=(),
+        controls=(),
+        mistakes=(),
+        precisions={},
+        agreement={},
+        golden=Golden(probabilities=(0.5, 0.5), acceptance=1, heatmap_mean=0, tolerance=0.01),
+    )
+    (run.folder / stages.EVALUATION).write_text(results.model_dump_json())
     with pytest.raises(RunMismatch, match="a control on the card"):
         stages.card(run, release.path, control=release.path)
     (release.path / remeasure.BESIDE).write_text(Beside(control=control).model_dump_json())
