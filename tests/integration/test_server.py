@@ -42,6 +42,7 @@ def test_the_connection_goes_on_after_a_head(server: Server) -> None:
 def test_a_large_upload_leaves_no_file(start: Start, tiny_store: Path, tmp_path: Path) -> None:
     server = start(model_store=tiny_store)
     server.wait_until_ready()
+    server.predict(gray_png())  # what is imported by the first upload is read from a file too
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     before = _targets(descriptors)
     request = server.client.build_request(
