@@ -21,6 +21,7 @@ class Load:
     Args:
         url: Whom they ask.
         clients: How many at once.
+        image: What they send; a small one where None.
 
     Attributes:
         met: How often each status or way to fail was met.
@@ -28,9 +29,9 @@ class Load:
         lost: Requests without an answer in the end.
     """
 
-    def __init__(self, url: httpx.URL, clients: int = CLIENTS) -> None:
+    def __init__(self, url: httpx.URL, clients: int = CLIENTS, image: bytes | None = None) -> None:
         self._url = url
-        self._image = gray_png()
+        self._image = image or gray_png()
         self._clients = clients
         self._done = Event()
         self.met: Counter[object] = Counter()

@@ -167,8 +167,8 @@ def test_a_node_that_dies_under_load_loses_no_request_and_its_replica_comes_back
     ray_server: RayServer,
 ) -> None:
     scale(ray_server, 2, 2)
-    # More than one replica takes at once, so that the one that dies has some.
-    with Load(ray_server.client.base_url, 3 * CLIENTS) as load:
+    # More than one replica takes at once, and slow to decode, so that the one that dies has some.
+    with Load(ray_server.client.base_url, 3 * CLIENTS, fakes.noise_png(1000)) as load:
         time.sleep(1)
         ray_server.call("kill")
         answered = load.met[200]
