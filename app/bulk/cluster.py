@@ -67,7 +67,8 @@ _LEAN = {
 }
 """Settings of a cluster for this run: nothing on the disk, and nothing counted that nobody reads.
 
-Without the last three a file took 39 ms of CPU, and 35 ms with them (docs/bulk.md).
+With Ray's own values of the last three a file took 39 ms of CPU, and 35 ms with these
+(docs/bulk.md).
 """
 
 
