@@ -64,6 +64,12 @@ class Augment(_Model):
     blur: Share = Field(default=0, description="At most, how far towards the blurred image.")
     sharpen: float = Field(default=0, ge=0, le=3, description="At most, the same way back.")
     noise: Share = Field(default=0, description="At most, its standard deviation, of white.")
+    mixup: float = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="Images and targets are mixed with another's by shares of Beta(mixup, mixup).",
+    )
 
     @property
     def active(self) -> bool:

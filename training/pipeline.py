@@ -76,10 +76,12 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices((numbers, places))
 
     def load(number: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        chosen = tf.gather(all_inputs, places)
+        chosen, wanted = tf.gather(all_inputs, places), tf.gather(all_targets, places)
         if all_inputs.dtype == tf.uint8:
-            chosen = to_network_input(augmented(chosen, stage.augment, [seed, number]))
-        return chosen, tf.gather(all_targets, places)
+            images = augmented(chosen, stage.augment, [seed, number])
+            images, wanted = mixed(images, wanted, stage.augment.mixup, [seed, number])
+            chosen = to_network_input(images)
+        return chosen, wanted
 
     epochs = tf.data.Dataset.range(first_epoch, stage.epochs, output_type=tf.int32)
     return epochs.flat_map(order).map(load, num_parallel_calls=2).prefetch(2)
@@ -117,6 +119,34 @@ def augmented(images: tf.Tensor, rules: Augment, seed: tf.Tensor) -> tf.Tensor:
     images = _exposed(images, rules, draws)
     images = _framed(images, rules, draws)
     return tf.clip_by_value(_detailed(images, rules, draws, seed), 0, 255)
+
+
+def mixed(
+    images: tf.Tensor, targets: tf.Tensor, concentration: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mix each image, and its target, with the next of the batch (Zhang et al., ICLR 2018).
+
+    Args:
+        images: float32 `[n, size, size, 1]`.
+        targets: float32 `[n, labels]`, one-hot.
+        concentration: Both parameters of the Beta distribution of the image's own share; 0 leaves
+            everything as it is.
+        seed: int32 `[2]`.
+
+    Returns:
+        Both, of the same shapes. An image keeps at least half of itself: the distribution is
+        symmetric, so a share below a half is taken as the other's.
+    """
+    if not concentration:
+        return images, targets
+    # `augmented` draws by the seed, its noise by one more.
+    gammas = tf.random.stateless_gamma([2, tf.shape(images)[0]], tf.add(seed, 2), concentration)
+    share = tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1])
+    own = tf.maximum(share, 1 - share)[:, tf.newaxis]
+    # The frame came from the image before; `roll` by -1 takes the one after.
+    wanted = own * targets + (1 - own) * tf.roll(targets, -1, axis=0)
+    own = own[..., tf.newaxis, tf.newaxis]
+    return own * images + (1 - own) * tf.roll(images, -1, axis=0), wanted
 
 
 def _moved(images: tf.Tensor, rules: Augment, draws: Iterator[tf.Tensor]) -> tf.Tensor:

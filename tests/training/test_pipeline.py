@@ -149,6 +149,34 @@ def test_noise_is_other_in_each_image_and_bounded() -> None:
     assert 9 < spread.max() < 13.5
 
 
+def test_mixup_mixes_images_and_targets_by_the_same_shares_of_the_next() -> None:
+    values = np.linspace(0, 250, 400, dtype=np.float32)
+    images = np.ones((400, 4, 4, 1), np.float32) * values[:, None, None, None]
+    targets = np.eye(2, dtype=np.float32)[np.arange(400) % 2]
+    out, wanted = pipeline.mixed(images, targets, 0.4, [6, 6])
+    own = wanted.numpy().max(axis=1)
+    assert np.array_equal(wanted.numpy().argmax(axis=1), targets.argmax(axis=1))
+    assert np.allclose(wanted.numpy().sum(axis=1), 1)
+    expected = own * values + (1 - own) * np.roll(values, -1)
+    assert np.allclose(out.numpy(), expected[:, None, None, None], atol=1e-3)
+    # Beta(a, a) has a variance of 1 / (4 (2 a + 1)) about a half, folded or not.
+    assert np.isclose(((own - 0.5) ** 2).mean(), 1 / (4 * 1.8), rtol=0.1)
+
+
+def test_batches_are_mixed_where_the_stage_says_so(stage: Callable[..., Stage]) -> None:
+    rules = stage(batch_size=8, epochs=1, augment=Augment(mixup=0.4))
+    plain = stage(batch_size=8, epochs=1, augment=Augment())
+    pairs = zip(
+        pipeline.training_batches(IMAGES, TARGETS, rules, seed=4),
+        pipeline.training_batches(IMAGES, TARGETS, plain, seed=4),
+        strict=True,
+    )
+    for (images, targets), (as_they_are, labels) in pairs:
+        assert not np.allclose(images, as_they_are, atol=1e-2)
+        assert not np.allclose(targets, labels, atol=1e-2)
+        assert np.array_equal(targets.numpy().argmax(axis=1), labels.numpy().argmax(axis=1))
+
+
 def test_reduction_averages_and_does_not_sample() -> None:
     lines = np.zeros((1, 224, 224, 1), np.uint8)
     lines[:, ::2] = 255
