@@ -142,11 +142,13 @@ def mixed(
     # `augmented` draws by the seed, its noise by one more.
     gammas = tf.random.stateless_gamma([2, tf.shape(images)[0]], tf.add(seed, 2), concentration)
     share = tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1])
-    own = tf.maximum(share, 1 - share)[:, tf.newaxis]
-    # The frame came from the image before; `roll` by -1 takes the one after.
-    wanted = own * targets + (1 - own) * tf.roll(targets, -1, axis=0)
-    own = own[..., tf.newaxis, tf.newaxis]
-    return own * images + (1 - own) * tf.roll(images, -1, axis=0), wanted
+    own = tf.maximum(share, 1 - share)
+
+    def mix(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        # The frame came from the image before; `roll` by -1 takes the one after.
+        return share * values + (1 - share) * tf.roll(values, -1, axis=0)
+
+    return mix(images, _each(own)), mix(targets, own[:, tf.newaxis])
 
 
 def _moved(images: tf.Tensor, rules: Augment, draws: Iterator[tf.Tensor]) -> tf.Tensor:
