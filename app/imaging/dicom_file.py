@@ -374,5 +374,6 @@ def _inflate(data: bytes, most: int) -> bytes:
 
 def _drop_overlays(dataset: Dataset) -> None:
     """Let go of pictures in the header, which may be as large as the X-ray itself."""
-    for tag in [tag for tag in dataset.keys() if tag.group in _OVERLAY_GROUPS]:  # noqa: SIM118 -- a Dataset iterates over its converted elements
+    tags = dataset.keys()  # a Dataset itself iterates over its converted elements
+    for tag in [tag for tag in tags if tag.group in _OVERLAY_GROUPS]:
         del dataset[tag]
